@@ -1,0 +1,145 @@
+#include "detent/fake_quantize.h"
+
+#include "../math/encode.h"
+#include "check.h"
+#include "detent/encode.h"
+#include "detent/observe.h"
+#include "walk.h"
+
+#define DETENT_FORMULAS "../cpu/fake_quantize.inl"
+#include "../math/for_each_real.h"
+
+/* Everything an elementwise entry point checks. *elements is 0 for an empty tensor, whose pointers may be NULL. */
+static detent_status check_forward(const void *x, const void *y, detent_dtype dtype, detent_shape3 shape, size_t *elements)
+{
+    const detent_status status = detent_check_shape(shape, elements);
+    if (status != DETENT_OK) return status;
+    if (!detent_is_float(dtype)) return DETENT_BAD_DTYPE;
+    return *elements > 0 && (x == NULL || y == NULL) ? DETENT_BAD_ARGUMENT : DETENT_OK;
+}
+
+detent_status detent_fake_quantize_cpu(const void *x, void *y, uint8_t *mask, detent_dtype dtype, detent_shape3 shape,
+                                       const detent_encoding *encoding, detent_parallel_for parallel)
+{
+    size_t elements = 0;
+    detent_status status = detent_check_encoding(encoding);
+    if (status == DETENT_OK) status = check_forward(x, y, dtype, shape, &elements);
+    if (status != DETENT_OK || elements == 0) return status;
+    if (detent_math_dtype(dtype, encoding->grid) == DETENT_F32)
+        fake_quantize_f32(x, y, mask, dtype, shape, encoding, parallel);
+    else
+        fake_quantize_f64(x, y, mask, dtype, shape, encoding, parallel);
+    return DETENT_OK;
+}
+
+detent_status detent_fake_quantize_bwd_workspace(detent_shape3 shape, size_t *bytes)
+{
+    return detent_reduce_workspace(shape, bytes);
+}
+
+detent_status detent_fake_quantize_bwd_cpu(const void *grad_y, const void *x, void *grad_x, void *grad_first, void *grad_second,
+                                           detent_dtype dtype, detent_shape3 shape, const detent_encoding *encoding,
+                                           double gradient_scale, void *workspace, size_t workspace_bytes,
+                                           detent_parallel_for parallel)
+{
+    size_t elements = 0, needed = 0;
+    detent_status status = detent_check_encoding(encoding);
+    if (status == DETENT_OK) status = check_forward(grad_y, x, dtype, shape, &elements);
+    if (status == DETENT_OK) status = detent_reduce_workspace(shape, &needed);
+    if (status != DETENT_OK) return status;
+    const int has_second = encoding->scale == NULL || encoding->zero_point != NULL;
+    if (shape.groups > 0 && (grad_first == NULL || (has_second && grad_second == NULL))) return DETENT_BAD_ARGUMENT;
+    if (workspace_bytes < needed || (needed > 0 && workspace == NULL)) return DETENT_WORKSPACE_SMALL;
+    if (detent_math_dtype(dtype, encoding->grid) == DETENT_F32)
+        fake_quantize_bwd_f32(grad_y, x, grad_x, grad_first, grad_second, dtype, shape, encoding, gradient_scale, workspace, parallel);
+    else
+        fake_quantize_bwd_f64(grad_y, x, grad_x, grad_first, grad_second, dtype, shape, encoding, gradient_scale, workspace, parallel);
+    return DETENT_OK;
+}
+
+/* grad_x = bit ? grad_y : 0, on the bits of one element: nothing is converted, nothing multiplied. */
+#define DETENT_DEFINE_SELECT(NAME, WORD)                                                                                    \
+    DETENT_CLONES static void NAME(const WORD *restrict grad_y, const uint8_t *restrict mask, WORD *restrict grad_x, size_t n) \
+    {                                                                                                                       \
+        for (size_t byte = 0; byte < n / 8; ++byte)                                                                         \
+            for (unsigned bit = 0; bit < 8; ++bit)                                                                          \
+                grad_x[8 * byte + bit] = (WORD)(grad_y[8 * byte + bit] & ((mask[byte] & (1u << bit)) != 0 ? (WORD)-1 : (WORD)0)); \
+        for (size_t i = n / 8 * 8; i < n; ++i)                                                                              \
+            grad_x[i] = (mask[i / 8] >> (i % 8)) & 1 ? grad_y[i] : (WORD)0;                                                 \
+    }
+DETENT_DEFINE_SELECT(select_16, uint16_t)
+DETENT_DEFINE_SELECT(select_32, uint32_t)
+DETENT_DEFINE_SELECT(select_64, uint64_t)
+
+typedef struct select_job {
+    const void *grad_y;
+    const uint8_t *mask;
+    void *grad_x;
+    detent_dtype dtype;
+    size_t n;
+} select_job;
+
+static void select_blocks(int64_t begin, int64_t end, void *context)
+{
+    const select_job *job = context;
+    const size_t at = (size_t)begin * DETENT_BLOCK;
+    const size_t n = detent_min_size(job->n, (size_t)end * DETENT_BLOCK) - at;
+    const uint8_t *mask = job->mask + at / 8;
+    switch (job->dtype) {
+    case DETENT_F32: select_32((const uint32_t *)job->grad_y + at, mask, (uint32_t *)job->grad_x + at, n); break;
+    case DETENT_F64: select_64((const uint64_t *)job->grad_y + at, mask, (uint64_t *)job->grad_x + at, n); break;
+    default: select_16((const uint16_t *)job->grad_y + at, mask, (uint16_t *)job->grad_x + at, n); break;
+    }
+}
+
+detent_status detent_fake_quantize_mask_bwd_cpu(const void *grad_y, const uint8_t *mask, void *grad_x, detent_dtype dtype,
+                                                size_t n, detent_parallel_for parallel)
+{
+    size_t elements = 0;
+    const detent_status status = check_forward(grad_y, grad_x, dtype, (detent_shape3){1, 1, n}, &elements);
+    if (status != DETENT_OK || n == 0) return status;
+    if (mask == NULL) return DETENT_BAD_ARGUMENT;
+    select_job job = {grad_y, mask, grad_x, dtype, n};
+    detent_run(parallel, detent_ceil_div(n, DETENT_BLOCK), 32, select_blocks, &job);
+    return DETENT_OK;
+}
+
+/* The observer's workspace, then its lo, hi and ignored for each group. */
+detent_status detent_fake_quantize_dynamic_workspace(detent_shape3 shape, size_t *bytes)
+{
+    const detent_status status = detent_observe_min_max_workspace(shape, bytes);
+    if (status == DETENT_OK) *bytes += shape.groups * (2 * sizeof(double) + sizeof(int64_t));
+    return status;
+}
+
+detent_status detent_fake_quantize_dynamic_cpu(const void *x, void *y, uint8_t *mask, void *min, void *max, detent_dtype dtype,
+                                               detent_shape3 shape, const void *clip, size_t clip_count,
+                                               const detent_encoding *encoding, void *workspace, size_t workspace_bytes,
+                                               detent_parallel_for parallel)
+{
+    size_t elements = 0, needed = 0, observer_bytes = 0;
+    detent_status status = detent_check_grid(encoding);
+    if (status == DETENT_OK) status = check_forward(x, y, dtype, shape, &elements);
+    if (status == DETENT_OK) status = detent_fake_quantize_dynamic_workspace(shape, &needed);
+    if (status == DETENT_OK) status = detent_observe_min_max_workspace(shape, &observer_bytes);
+    if (status != DETENT_OK) return status;
+    if (shape.groups > 0 && (min == NULL || max == NULL)) return DETENT_BAD_ARGUMENT;
+    if (clip != NULL && clip_count != 1 && clip_count != shape.groups) return DETENT_BAD_ARGUMENT;
+    if (workspace_bytes < needed || (needed > 0 && workspace == NULL)) return DETENT_WORKSPACE_SMALL;
+
+    int64_t *ignored = (int64_t *)((char *)workspace + observer_bytes);
+    double *lo = (double *)(ignored + shape.groups), *hi = lo + shape.groups;
+    status = detent_observe_min_max_cpu(x, lo, hi, ignored, dtype, shape, DETENT_OBSERVE_REPLACE, 0.0, workspace, observer_bytes,
+                                        parallel);
+    if (status != DETENT_OK) return status;
+    const detent_dtype real = detent_math_dtype(dtype, encoding->grid);
+    if (real == DETENT_F32)
+        range_of_clipped_f32(lo, hi, dtype, clip, clip_count, min, max, shape.groups, encoding);
+    else
+        range_of_clipped_f64(lo, hi, dtype, clip, clip_count, min, max, shape.groups, encoding);
+    detent_encoding derived = *encoding;
+    derived.scale = derived.zero_point = NULL;
+    derived.min = min;
+    derived.max = max;
+    return detent_fake_quantize_cpu(x, y, mask, dtype, shape, &derived, parallel);
+}

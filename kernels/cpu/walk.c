@@ -1,0 +1,75 @@
+#include "walk.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "../math/encode.h"
+#include "check.h"
+
+/* Elements a tile should hold: enough to pay for its start, few enough that two cores share a layer evenly. */
+enum { TILE = 16384 };
+
+detent_tiles detent_tiles_of(detent_shape3 shape)
+{
+    detent_tiles tiles = {0};
+    if (shape.outer == 0 || shape.groups == 0 || shape.inner == 0) return tiles;
+    tiles.narrow = shape.inner < DETENT_NARROW;
+    const size_t wanted = tiles.narrow ? DETENT_BLOCK : TILE;
+    tiles.inner_step = detent_min_size(shape.inner, wanted);
+    tiles.group_step = shape.inner > wanted ? 1 : detent_min_size(shape.groups, wanted / tiles.inner_step);
+    tiles.group_step = detent_min_size(tiles.group_step, DETENT_BLOCK);
+    tiles.outer_step = detent_min_size(shape.outer, detent_max_size(1, TILE / (tiles.group_step * tiles.inner_step)));
+    tiles.outer_count = detent_ceil_div(shape.outer, tiles.outer_step);
+    tiles.group_count = detent_ceil_div(shape.groups, tiles.group_step);
+    tiles.inner_count = detent_ceil_div(shape.inner, tiles.inner_step);
+    return tiles;
+}
+
+detent_tile detent_tile_at(const detent_tiles *tiles, detent_shape3 shape, size_t index)
+{
+    const size_t inner = index % tiles->inner_count;
+    const size_t group = index / tiles->inner_count % tiles->group_count;
+    const size_t outer = index / tiles->inner_count / tiles->group_count;
+    return (detent_tile){
+        .outer_begin = outer * tiles->outer_step,
+        .outer_end = detent_min_size(shape.outer, (outer + 1) * tiles->outer_step),
+        .group_begin = group * tiles->group_step,
+        .group_end = detent_min_size(shape.groups, (group + 1) * tiles->group_step),
+        .inner_begin = inner * tiles->inner_step,
+        .inner_end = detent_min_size(shape.inner, (inner + 1) * tiles->inner_step),
+        .partial = outer * tiles->inner_count + inner,
+    };
+}
+
+detent_status detent_reduce_workspace(detent_shape3 shape, size_t *bytes)
+{
+    size_t elements = 0;
+    if (bytes == NULL) return DETENT_BAD_ARGUMENT;
+    const detent_status status = detent_check_shape(shape, &elements);
+    if (status != DETENT_OK) return status;
+    const detent_tiles tiles = detent_tiles_of(shape);
+    *bytes = detent_partial_rows(&tiles) * shape.groups * 2 * sizeof(double);
+    return DETENT_OK;
+}
+
+/* Bytes of 0 or 1 to bits, the first byte lowest. mask takes (n + 7) / 8 bytes. */
+DETENT_CLONES static void pack_bits(const uint8_t *restrict inside, size_t n, uint8_t *restrict mask)
+{
+    for (size_t i = 0; i < n / 8; ++i) {
+        uint64_t eight = 0;
+        memcpy(&eight, inside + 8 * i, 8);
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+        eight = __builtin_bswap64(eight);
+#endif
+        /* Byte k times 2^(56 - 7k) lands on bit 56 + k; no two terms meet. */
+        mask[i] = (uint8_t)((eight * UINT64_C(0x0102040810204080)) >> 56);
+    }
+    if (n % 8 != 0) {
+        uint8_t last = 0;
+        for (size_t k = 0; k < n % 8; ++k) last = (uint8_t)(last | inside[n / 8 * 8 + k] << k);
+        mask[n / 8] = last;
+    }
+}
+
+#define DETENT_FORMULAS "../cpu/walk.inl"
+#include "../math/for_each_real.h"

@@ -1,0 +1,79 @@
+/* How the CPU goes through a tensor [outer, groups, inner] with one encoding per group.
+ *
+ * map     one output per input: flat blocks of DETENT_BLOCK elements, any of which may cross groups
+ * reduce  one output per input and two sums per group: tiles of whole groups, each tile leaving partial sums at a place
+ *         that depends on the shape alone, added up in order afterwards; so threads cannot change a bit
+ *
+ * Families bring the loops over a run of elements: `uniform` where one scale serves the run, `varying` where each
+ * element has its own (short groups, whose encodings are laid out side by side first). */
+#ifndef DETENT_CPU_WALK_H
+#define DETENT_CPU_WALK_H
+
+#include "block.h"
+
+/* Groups shorter than this are laid out side by side. */
+enum { DETENT_NARROW = 32 };
+
+/* The tiles of a reduction. Steps are the extent of one tile, counts how many there are; with `narrow` a tile's
+ * group_step * inner columns fit one block. */
+typedef struct detent_tiles {
+    size_t outer_step, group_step, inner_step;
+    size_t outer_count, group_count, inner_count;
+    int narrow;
+} detent_tiles;
+
+typedef struct detent_tile {
+    size_t outer_begin, outer_end, group_begin, group_end, inner_begin, inner_end;
+    size_t partial; /* row of `groups` partials this tile writes into */
+} detent_tile;
+
+detent_tiles detent_tiles_of(detent_shape3 shape);
+detent_tile detent_tile_at(const detent_tiles *tiles, detent_shape3 shape, size_t index);
+static inline size_t detent_tile_count(const detent_tiles *tiles)
+{
+    return tiles->outer_count * tiles->group_count * tiles->inner_count;
+}
+static inline size_t detent_partial_rows(const detent_tiles *tiles) { return tiles->outer_count * tiles->inner_count; }
+
+/* 16 bytes a group and partial row: the workspace of every reduction over two doubles. */
+detent_status detent_reduce_workspace(detent_shape3 shape, size_t *bytes);
+
+#define DETENT_DECLARE_WALK(SUFFIX, REAL)                                                                       \
+    typedef void (*detent_map_loop_##SUFFIX)(const REAL *x, REAL *y, size_t n, const REAL *scale,               \
+                                             const REAL *zero_point, REAL qmin, REAL qmax);                     \
+    typedef void (*detent_mask_loop_##SUFFIX)(const REAL *x, uint8_t *inside, size_t n, const REAL *scale,      \
+                                              const REAL *zero_point, REAL qmin, REAL qmax);                    \
+    typedef struct detent_map_##SUFFIX {                                                                        \
+        detent_map_loop_##SUFFIX uniform, varying;                                                              \
+        detent_mask_loop_##SUFFIX mask_uniform, mask_varying;                                                   \
+        const void *x;                                                                                          \
+        void *y;                                                                                                \
+        uint8_t *mask;                                                                                          \
+        detent_dtype x_dtype, y_dtype;                                                                          \
+        detent_shape3 shape;                                                                                    \
+        const detent_encoding *encoding;                                                                        \
+    } detent_map_##SUFFIX;                                                                                      \
+    void detent_map_run_##SUFFIX(const detent_map_##SUFFIX *map, detent_parallel_for parallel);                 \
+                                                                                                                \
+    /* Writes grad_x and the terms of both sums, those of the second only where second is not NULL. */          \
+    typedef void (*detent_terms_loop_##SUFFIX)(const REAL *grad_y, const REAL *x, REAL *grad_x, REAL *first,    \
+                                               REAL *second, size_t n, const REAL *scale,                       \
+                                               const REAL *zero_point, REAL qmin, REAL qmax);                   \
+    typedef struct detent_reduce_##SUFFIX {                                                                     \
+        detent_terms_loop_##SUFFIX uniform, varying;                                                            \
+        const void *grad_y, *x;                                                                                 \
+        void *grad_x;                                                                                           \
+        REAL *grad_first, *grad_second;                                                                         \
+        detent_dtype grad_dtype, x_dtype;                                                                       \
+        detent_shape3 shape;                                                                                    \
+        const detent_encoding *encoding;                                                                        \
+        double gradient_scale;                                                                                  \
+        int with_second; /* there is a zero point to differentiate by */                                        \
+        double *partials;                                                                                       \
+    } detent_reduce_##SUFFIX;                                                                                   \
+    void detent_reduce_run_##SUFFIX(const detent_reduce_##SUFFIX *reduce, detent_parallel_for parallel);
+
+DETENT_DECLARE_WALK(f32, float)
+DETENT_DECLARE_WALK(f64, double)
+
+#endif

@@ -1,0 +1,155 @@
+/* Backward of an operation with one output per input and two sums per group: grad_x, and the gradients of the encoding.
+ *
+ * A family's Terms has grad(), first() and second(), each of (g, x, scale, zero_point, qmin, qmax). */
+#ifndef DETENT_CUDA_BACKWARD_CUH
+#define DETENT_CUDA_BACKWARD_CUH
+
+#include "encoding.cuh"
+#include "load_store.cuh"
+#include "reduce.cuh"
+
+namespace detent_cuda {
+
+struct Sums {
+    double first, second;
+
+    static __device__ __forceinline__ Sums none() { return {0.0, 0.0}; }
+    __device__ __forceinline__ void join(const Sums &other)
+    {
+        first += other.first;
+        second += other.second;
+    }
+    __device__ __forceinline__ Sums from_lane(unsigned delta) const
+    {
+        return {__shfl_down_sync(0xffffffffu, first, delta), __shfl_down_sync(0xffffffffu, second, delta)};
+    }
+};
+
+/* LSQ's factor and, for a range, the chain rule. */
+template <typename real> struct FinishSums {
+    Encodings<real> encodings;
+    real *grad_first, *grad_second;
+    double gradient_scale;
+
+    __device__ __forceinline__ void operator()(size_t group, const Sums &sums) const
+    {
+        double first = sums.first, second = sums.second;
+        if (encodings.scale == nullptr)
+            detent_range_bwd(first, second, encodings.min[group], encodings.max[group], encodings.grid, &first, &second);
+        grad_first[group] = (real)(first * gradient_scale);
+        if (grad_second != nullptr) grad_second[group] = (real)(second * gradient_scale);
+    }
+};
+
+/* Terms are summed as reals over one vector, in double from there on. */
+template <unsigned N, typename real> __device__ __forceinline__ double tree_sum(real (&terms)[N])
+{
+#pragma unroll
+    for (unsigned half = N / 2; half > 0; half /= 2)
+#pragma unroll
+        for (unsigned k = 0; k < half; ++k) terms[k] += terms[k + half];
+    return (double)terms[0];
+}
+
+template <typename Terms, typename G, typename X, typename Real> struct Backward {
+    typedef Real real;
+    typedef Sums Result;
+    typedef Affine<real> Group;
+    enum : unsigned { V = VectorOf<G, X>::SIZE, UNROLL = 2 };
+
+    const G *grad_y;
+    const X *x;
+    G *grad_x; /* NULL where it is not wanted */
+    bool with_second, aligned;
+    FinishSums<real> finish;
+
+    __device__ __forceinline__ Group group(size_t g) const { return read_group(finish.encodings, g); }
+
+    __device__ __forceinline__ void add_vectors(Sums &sums, const Group &affine, size_t vector, size_t stride, Run run) const
+    {
+        const real qmin = finish.encodings.grid.qmin, qmax = finish.encodings.grid.qmax;
+        Pack<G, V> g[UNROLL];
+        Pack<X, V> at[UNROLL];
+#pragma unroll
+        for (unsigned turn = 0; turn < UNROLL; ++turn) {
+            const Span span = span_of<V>(vector + turn * stride, run);
+            g[turn] = load<G, V>(grad_y, vector + turn * stride, span, aligned);
+            at[turn] = load<X, V>(x, vector + turn * stride, span, aligned);
+        }
+#pragma unroll
+        for (unsigned turn = 0; turn < UNROLL; ++turn) {
+            const Span span = span_of<V>(vector + turn * stride, run);
+            real first[V], second[V];
+            Pack<G, V> grad;
+#pragma unroll
+            for (int k = 0; k < (int)V; ++k) {
+                const real gk = Convert<real, G>::load(g[turn].at[k]), xk = Convert<real, X>::load(at[turn].at[k]);
+                const bool owned = k >= span.low && k < span.high;
+                grad.at[k] = Convert<real, G>::store(Terms::grad(gk, xk, affine.scale, affine.zero_point, qmin, qmax));
+                first[k] = owned ? Terms::first(gk, xk, affine.scale, affine.zero_point, qmin, qmax) : (real)0;
+                second[k] = owned && with_second ? Terms::second(gk, xk, affine.scale, affine.zero_point, qmin, qmax) : (real)0;
+            }
+            if (grad_x != nullptr) store<G, V>(grad_x, vector + turn * stride, span, aligned, grad);
+            sums.join({tree_sum<V>(first), tree_sum<V>(second)});
+        }
+    }
+
+    __device__ __forceinline__ void add_column(Sums &sums, const Group &affine, size_t index, size_t stride, unsigned count) const
+    {
+        const real qmin = finish.encodings.grid.qmin, qmax = finish.encodings.grid.qmax;
+        real first[UNROLL], second[UNROLL];
+        G g[UNROLL] = {};
+        X at[UNROLL] = {};
+#pragma unroll
+        for (unsigned turn = 0; turn < UNROLL; ++turn) {
+            if (turn >= count) continue;
+            g[turn] = grad_y[index + turn * stride];
+            at[turn] = x[index + turn * stride];
+        }
+#pragma unroll
+        for (unsigned turn = 0; turn < UNROLL; ++turn) {
+            const real gk = Convert<real, G>::load(g[turn]), xk = Convert<real, X>::load(at[turn]);
+            const bool owned = turn < count;
+            first[turn] = owned ? Terms::first(gk, xk, affine.scale, affine.zero_point, qmin, qmax) : (real)0;
+            second[turn] = owned && with_second ? Terms::second(gk, xk, affine.scale, affine.zero_point, qmin, qmax) : (real)0;
+            if (owned && grad_x != nullptr)
+                grad_x[index + turn * stride] =
+                    Convert<real, G>::store(Terms::grad(gk, xk, affine.scale, affine.zero_point, qmin, qmax));
+        }
+        sums.join({tree_sum<UNROLL>(first), tree_sum<UNROLL>(second)});
+    }
+};
+
+/* What the entry points of every backward hand to the kernels. */
+struct BackwardCall {
+    const void *grad_y, *x;
+    void *grad_x, *grad_first, *grad_second;
+    detent_shape3 shape;
+    const detent_encoding *encoding;
+    double gradient_scale;
+    bool with_second; /* there is a zero point to differentiate by */
+    void *workspace;
+    detent_stream stream;
+};
+
+template <typename Terms, typename G, typename X, typename real> detent_status run_backward(const BackwardCall &call)
+{
+    typedef Backward<Terms, G, X, real> Op;
+    const bool aligned = is_aligned<G, Op::V>(call.grad_y) && is_aligned<X, Op::V>(call.x) &&
+                         (call.grad_x == nullptr || is_aligned<G, Op::V>(call.grad_x));
+    const Op op = {(const G *)call.grad_y, (const X *)call.x, (G *)call.grad_x, call.with_second, aligned,
+                   {encodings_of<real>(*call.encoding), (real *)call.grad_first, (real *)call.grad_second, call.gradient_scale}};
+    return run_reduce(op, partition_of(call.shape), call.workspace, call.stream);
+}
+
+inline detent_status sums_workspace(detent_shape3 shape, size_t *bytes)
+{
+    size_t elements = 0;
+    if (bytes == nullptr) return DETENT_BAD_ARGUMENT;
+    const detent_status status = detent_check_shape(shape, &elements);
+    return status == DETENT_OK ? reduce_workspace(shape, elements, sizeof(Sums), bytes) : status;
+}
+
+}  // namespace detent_cuda
+
+#endif

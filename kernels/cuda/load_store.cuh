@@ -1,0 +1,83 @@
+/* Elements in memory and as reals; vectors of them, whole or in part. */
+#ifndef DETENT_CUDA_LOAD_STORE_CUH
+#define DETENT_CUDA_LOAD_STORE_CUH
+
+#include "../math/half.h"
+#include "geometry.h"
+
+namespace detent_cuda {
+
+struct F16 {
+    uint16_t bits;
+};
+struct BF16 {
+    uint16_t bits;
+};
+
+template <typename real, typename T> struct Convert {
+    static __device__ __forceinline__ real load(T value) { return (real)value; }
+    static __device__ __forceinline__ T store(real value) { return (T)value; }
+};
+template <typename real> struct Convert<real, F16> {
+    static __device__ __forceinline__ real load(F16 value) { return (real)detent_f16_to_f32(value.bits); }
+    static __device__ __forceinline__ F16 store(real value) { return {detent_f32_to_f16((float)value)}; }
+};
+template <typename real> struct Convert<real, BF16> {
+    static __device__ __forceinline__ real load(BF16 value) { return (real)detent_bf16_to_f32(value.bits); }
+    static __device__ __forceinline__ BF16 store(real value) { return {detent_f32_to_bf16((float)value)}; }
+};
+
+/* Elements of a 16-byte vector of the wider type. */
+template <typename A, typename B> struct VectorOf {
+    enum : unsigned { SIZE = 16 / (sizeof(A) > sizeof(B) ? sizeof(A) : sizeof(B)) };
+};
+
+template <typename T, unsigned V> struct alignas(sizeof(T) * V) Pack {
+    T at[V];
+};
+
+template <typename T, unsigned V> bool is_aligned(const void *pointer)
+{
+    return (uintptr_t)pointer % sizeof(Pack<T, V>) == 0;
+}
+
+/* Elements low .. high - 1 of a vector lie in a run. */
+struct Span {
+    int low, high;
+};
+
+template <unsigned V> __device__ __forceinline__ Span span_of(size_t vector, Run run)
+{
+    const size_t first = vector * V;
+    return {run.begin > first ? (int)(run.begin - first) : 0,
+            run.end >= first + V ? (int)V : run.end > first ? (int)(run.end - first) : 0};
+}
+
+/* A whole vector in one access where the tensors are aligned; elements outside the span are left alone and read as 0. */
+template <typename T, unsigned V>
+__device__ __forceinline__ Pack<T, V> load(const T *from, size_t vector, Span span, bool aligned)
+{
+    if (aligned && span.low == 0 && span.high == (int)V)
+        return *reinterpret_cast<const Pack<T, V> *>(from + vector * V);
+    Pack<T, V> values = {};
+#pragma unroll
+    for (int k = 0; k < (int)V; ++k)
+        if (k >= span.low && k < span.high) values.at[k] = from[vector * V + k];
+    return values;
+}
+
+template <typename T, unsigned V>
+__device__ __forceinline__ void store(T *to, size_t vector, Span span, bool aligned, const Pack<T, V> &values)
+{
+    if (aligned && span.low == 0 && span.high == (int)V) {
+        *reinterpret_cast<Pack<T, V> *>(to + vector * V) = values;
+        return;
+    }
+#pragma unroll
+    for (int k = 0; k < (int)V; ++k)
+        if (k >= span.low && k < span.high) to[vector * V + k] = values.at[k];
+}
+
+}  // namespace detent_cuda
+
+#endif

@@ -1,0 +1,125 @@
+/* One output per input: the kernel of every elementwise family.
+ *
+ * An operation Op names its types From, To and real, whether it can write a mask, and has
+ *     static real value(real x, real scale, real zero_point, real qmin, real qmax) */
+#ifndef DETENT_CUDA_MAP_CUH
+#define DETENT_CUDA_MAP_CUH
+
+#include "encoding.cuh"
+#include "launch.cuh"
+#include "load_store.cuh"
+
+namespace detent_cuda {
+
+template <typename Op> struct MapJob {
+    const typename Op::From *from;
+    typename Op::To *to;
+    uint8_t *mask; /* NULL where none is wanted */
+    detent_shape3 shape;
+    size_t elements;
+    Locator locator;
+    Encodings<typename Op::real> encodings;
+    bool aligned;
+};
+
+/* The encoding of the group at hand; read again only where the group changes. */
+template <typename real> struct Held {
+    size_t group;
+    Affine<real> affine;
+
+    __device__ __forceinline__ void seek(const Encodings<real> &encodings, size_t wanted)
+    {
+        if (wanted == group) return;
+        group = wanted;
+        affine = read_group(encodings, wanted);
+    }
+};
+
+/* bits of one vector each, joined over the 8 / V neighbours that share a byte; the first of them writes it. */
+template <unsigned V>
+__device__ __forceinline__ void store_mask(uint8_t *mask, size_t vector, unsigned bits, size_t elements)
+{
+    constexpr unsigned SHARERS = 8 / V;
+    const unsigned place = threadIdx.x % SHARERS;
+    bits <<= V * place;
+#pragma unroll
+    for (unsigned apart = 1; apart < SHARERS; apart *= 2) bits |= __shfl_xor_sync(0xffffffffu, bits, apart);
+    if (place == 0 && vector * V < elements) mask[vector * V / 8] = (uint8_t)bits;
+}
+
+template <typename Op> __device__ __forceinline__ void map_elements(const MapJob<Op> &job, Held<typename Op::real> held)
+{
+    typedef typename Op::From From;
+    typedef typename Op::To To;
+    typedef typename Op::real real;
+    constexpr unsigned V = VectorOf<From, To>::SIZE;
+    const Run all = {0, job.elements};
+    const real qmin = job.encodings.grid.qmin, qmax = job.encodings.grid.qmax;
+    const size_t tiles = map_tiles(job.elements, V);
+    const unsigned inner = (unsigned)least(job.shape.inner, V);
+
+    for (size_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+        Pack<From, V> from[MAP_UNROLL];
+#pragma unroll
+        for (unsigned turn = 0; turn < MAP_UNROLL; ++turn) {
+            const size_t vector = map_vector(tile, threadIdx.x, turn);
+            from[turn] = load<From, V>(job.from, vector, span_of<V>(vector, all), job.aligned);
+        }
+#pragma unroll
+        for (unsigned turn = 0; turn < MAP_UNROLL; ++turn) {
+            const size_t vector = map_vector(tile, threadIdx.x, turn);
+            const Span span = span_of<V>(vector, all);
+            unsigned bits = 0;
+            if (span.high > 0) {
+                Place place = {0, V};
+                if (job.shape.groups > 1) place = place_of(job.locator, vector * V, V);
+                held.seek(job.encodings, place.group);
+                Pack<To, V> to;
+#pragma unroll
+                for (unsigned k = 0; k < V; ++k) {
+                    if (k == place.left) {
+                        place.group = place.group + 1 == job.shape.groups ? 0 : place.group + 1;
+                        place.left += inner;
+                        held.seek(job.encodings, place.group);
+                    }
+                    const real x = Convert<real, From>::load(from[turn].at[k]);
+                    const Affine<real> affine = held.affine;
+                    to.at[k] = Convert<real, To>::store(Op::value(x, affine.scale, affine.zero_point, qmin, qmax));
+                    if (Op::MASKED && (int)k < span.high)
+                        bits |= (unsigned)detent_fake_quantize_mask_one(x, affine.scale, affine.zero_point, qmin, qmax) << k;
+                }
+                store<To, V>(job.to, vector, span, job.aligned, to);
+            }
+            if (Op::MASKED && job.mask != nullptr) store_mask<V>(job.mask, vector, bits, job.elements);
+        }
+    }
+}
+
+template <typename Op> __global__ void __launch_bounds__(THREADS) map(MapJob<Op> job)
+{
+    map_elements<Op>(job, {SIZE_MAX, {}});
+}
+
+template <typename Op>
+MapJob<Op> map_job(const void *from, void *to, uint8_t *mask, detent_shape3 shape, const detent_encoding &encoding)
+{
+    typedef typename Op::From From;
+    typedef typename Op::To To;
+    constexpr unsigned V = VectorOf<From, To>::SIZE;
+    const size_t elements = elements_of(shape);
+    if (shape.groups == 1) shape = {1, 1, elements};
+    return {(const From *)from, (To *)to, mask, shape, elements, locator_of(shape),
+            encodings_of<typename Op::real>(encoding), is_aligned<From, V>(from) && is_aligned<To, V>(to)};
+}
+
+template <typename Op>
+detent_status run_map(const void *from, void *to, uint8_t *mask, detent_shape3 shape, const detent_encoding &encoding,
+                      detent_stream stream)
+{
+    const MapJob<Op> job = map_job<Op>(from, to, mask, shape, encoding);
+    return launch(&map<Op>, job, map_tiles(job.elements, VectorOf<typename Op::From, typename Op::To>::SIZE), stream);
+}
+
+}  // namespace detent_cuda
+
+#endif

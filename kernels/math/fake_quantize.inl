@@ -1,0 +1,61 @@
+/* Start reading here. `real` is float or double (for_each_real.h). zero_point arrives already rounded. */
+
+/* Comparisons, not fmin/fmax: those swallow a NaN, and a NaN in training must stay visible. */
+static DETENT_HD real DETENT_REAL(detent_clamp)(real q, real qmin, real qmax)
+{
+    q = q < qmin ? qmin : q;
+    return q > qmax ? qmax : q;
+}
+
+/* Jacob 2018, eq. 12, in the integer domain. The zero point is added after rounding. */
+static DETENT_HD real DETENT_REAL(detent_quantize_one)(real x, real scale, real zero_point, real qmin, real qmax)
+{
+    return DETENT_REAL(detent_clamp)(DETENT_RINT(x / scale) + zero_point, qmin, qmax);
+}
+
+static DETENT_HD real DETENT_REAL(detent_dequantize_one)(real q, real scale, real zero_point)
+{
+    return (q - zero_point) * scale;
+}
+
+static DETENT_HD real DETENT_REAL(detent_fake_quantize_one)(real x, real scale, real zero_point, real qmin, real qmax)
+{
+    return DETENT_REAL(detent_dequantize_one)(DETENT_REAL(detent_quantize_one)(x, scale, zero_point, qmin, qmax), scale,
+                                              zero_point);
+}
+
+/* m: the rounded code lies on the grid, ends included. False for NaN. */
+static DETENT_HD int DETENT_REAL(detent_on_grid)(real rounded, real zero_point, real qmin, real qmax)
+{
+    const real q = rounded + zero_point;
+    return (q >= qmin) & (q <= qmax);
+}
+
+static DETENT_HD int DETENT_REAL(detent_fake_quantize_mask_one)(real x, real scale, real zero_point, real qmin, real qmax)
+{
+    return DETENT_REAL(detent_on_grid)(DETENT_RINT(x / scale), zero_point, qmin, qmax);
+}
+
+/* Bengio 2013. m selects, it never multiplies: g may be infinite. */
+static DETENT_HD real DETENT_REAL(detent_fake_quantize_bwd_x_one)(real g, real x, real scale, real zero_point, real qmin, real qmax)
+{
+    return DETENT_REAL(detent_fake_quantize_mask_one)(x, scale, zero_point, qmin, qmax) ? g : (real)0;
+}
+
+/* Esser 2020, eq. 3: outside the grid the slope is the grid end, not 0; it lets a small scale grow. NaN for x NaN. */
+static DETENT_HD real DETENT_REAL(detent_fake_quantize_bwd_scale_one)(real g, real x, real scale, real zero_point, real qmin, real qmax)
+{
+    const real ratio = x / scale;
+    const real rounded = DETENT_RINT(ratio);
+    const real inside = rounded - ratio;
+    const real outside = DETENT_REAL(detent_clamp)(rounded, qmin - zero_point, qmax - zero_point);
+    return g * (DETENT_REAL(detent_on_grid)(rounded, zero_point, qmin, qmax) ? inside : outside);
+}
+
+/* Bhalgat 2020, eq. 6: only a clipped element moves with the grid. NaN for x NaN. */
+static DETENT_HD real DETENT_REAL(detent_fake_quantize_bwd_zero_point_one)(real g, real x, real scale, real zero_point, real qmin, real qmax)
+{
+    const real rounded = DETENT_RINT(x / scale);
+    const real outside = rounded == rounded ? -g * scale : rounded;
+    return DETENT_REAL(detent_on_grid)(rounded, zero_point, qmin, qmax) ? (real)0 : outside;
+}

@@ -1,0 +1,42 @@
+/* Includes the file DETENT_FORMULAS once with real = float and once with real = double, so that a formula is written
+ * once. In C the two get the suffixes _f32 and _f64; in CUDA C++ they are overloads and keep the plain name.
+ * No include guard: each family's header includes this once. */
+#ifdef __CUDACC__
+#define DETENT_HD __host__ __device__ __forceinline__
+#else
+#define DETENT_HD inline __attribute__((always_inline))
+#endif
+
+#define real float
+#define DETENT_RINT rintf
+#define DETENT_FABS fabsf
+#define DETENT_REAL_TYPE(name) name##_f32
+#ifdef __cplusplus
+#define DETENT_REAL(name) name
+#else
+#define DETENT_REAL(name) name##_f32
+#endif
+#include DETENT_FORMULAS
+#undef real
+#undef DETENT_RINT
+#undef DETENT_FABS
+#undef DETENT_REAL
+#undef DETENT_REAL_TYPE
+
+#define real double
+#define DETENT_RINT rint
+#define DETENT_FABS fabs
+#define DETENT_REAL_TYPE(name) name##_f64
+#ifdef __cplusplus
+#define DETENT_REAL(name) name
+#else
+#define DETENT_REAL(name) name##_f64
+#endif
+#include DETENT_FORMULAS
+#undef real
+#undef DETENT_RINT
+#undef DETENT_FABS
+#undef DETENT_REAL
+#undef DETENT_REAL_TYPE
+
+#undef DETENT_FORMULAS

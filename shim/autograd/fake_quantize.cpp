@@ -1,0 +1,180 @@
+#include "function.h"
+
+namespace detent_autograd {
+namespace {
+
+// --- scale, zero_point ------------------------------------------------------------------------------------------------
+
+using Affine = Tensor(const Tensor &, const Tensor &, const OptionalTensor &, int64_t, int64_t, OptionalInt, OptionalInts, double);
+using AffineMask = std::tuple<Tensor, Tensor>(const Tensor &, const Tensor &, const OptionalTensor &, int64_t, int64_t,
+                                              OptionalInt, OptionalInts);
+using AffineBackward = std::tuple<Tensor, Tensor, Tensor>(const Tensor &, const Tensor &, const Tensor &, const OptionalTensor &,
+                                                          int64_t, int64_t, OptionalInt, OptionalInts, double);
+
+Tensor call_affine(const Tensor &x, const Tensor &scale, const OptionalTensor &zero_point, int64_t qmin, int64_t qmax,
+                   OptionalInt axis, OptionalInts block_size, double grad_scale) {
+  static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("detent::fake_quantize", "").typed<Affine>();
+  at::AutoDispatchBelowADInplaceOrView below;
+  return op.call(x, scale, zero_point, qmin, qmax, axis, block_size, grad_scale);
+}
+
+// The range learns: backward needs x.
+struct LearnedAffine : torch::autograd::Function<LearnedAffine> {
+  static Tensor forward(AutogradContext *ctx, const Tensor &x, const Tensor &scale, const OptionalTensor &zero_point,
+                        const Options &options) {
+    ctx->save_for_backward({x, scale, zero_point.value_or(Tensor())});
+    options.save(ctx);
+    return call_affine(x, scale, zero_point, options.qmin, options.qmax, options.axis, options.blocks(), options.grad_scale);
+  }
+  static variable_list backward(AutogradContext *ctx, variable_list grads) {
+    static const auto op =
+        c10::Dispatcher::singleton().findSchemaOrThrow("detent::fake_quantize_backward", "").typed<AffineBackward>();
+    const auto saved = ctx->get_saved_variables();
+    const auto options = Options::of(ctx);
+    const OptionalTensor zero_point = saved[2].defined() ? OptionalTensor(saved[2]) : std::nullopt;
+    auto [grad_x, grad_scale, grad_zero_point] =
+        op.call(grads[0], saved[0], saved[1], zero_point, options.qmin, options.qmax, options.axis, options.blocks(),
+                options.grad_scale);
+    return {grad_x, grad_scale, zero_point.has_value() ? grad_zero_point : Tensor(), Tensor()};
+  }
+};
+
+// The range is fixed: backward needs one bit per element.
+struct FixedAffine : torch::autograd::Function<FixedAffine> {
+  static Tensor forward(AutogradContext *ctx, const Tensor &x, const Tensor &scale, const OptionalTensor &zero_point,
+                        const Options &options) {
+    static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("detent::fake_quantize_mask", "").typed<AffineMask>();
+    at::AutoDispatchBelowADInplaceOrView below;
+    auto [y, mask] = op.call(x, scale, zero_point, options.qmin, options.qmax, options.axis, options.blocks());
+    save_mask(ctx, y, mask, options);
+    return y;
+  }
+  static variable_list backward(AutogradContext *ctx, variable_list grads) {
+    return {mask_backward(ctx, grads[0]), Tensor(), Tensor(), Tensor()};
+  }
+};
+
+Tensor fake_quantize(const Tensor &x, const Tensor &scale, const OptionalTensor &zero_point, int64_t qmin, int64_t qmax,
+                     OptionalInt axis, OptionalInts block_size, double grad_scale) {
+  if (!any_wants_grad(x, scale, zero_point))
+    return call_affine(x, scale, zero_point, qmin, qmax, axis, block_size, grad_scale);
+  Options options;
+  options.qmin = qmin;
+  options.qmax = qmax;
+  options.axis = axis;
+  options.block_size = copied(block_size);
+  options.grad_scale = grad_scale;
+  return any_wants_grad(scale, zero_point) ? LearnedAffine::apply(x, scale, zero_point, options)
+                                           : FixedAffine::apply(x, scale, zero_point, options);
+}
+
+// --- min, max ---------------------------------------------------------------------------------------------------------
+
+using Range = Tensor(const Tensor &, const Tensor &, const Tensor &, int64_t, int64_t, bool, OptionalInt, OptionalInt, OptionalInts);
+using RangeMask = std::tuple<Tensor, Tensor>(const Tensor &, const Tensor &, const Tensor &, int64_t, int64_t, bool, OptionalInt,
+                                             OptionalInt, OptionalInts);
+using RangeBackward = std::tuple<Tensor, Tensor, Tensor>(const Tensor &, const Tensor &, const Tensor &, const Tensor &, int64_t,
+                                                         int64_t, bool, OptionalInt, OptionalInt, OptionalInts);
+
+Tensor call_range(const Tensor &x, const Tensor &min, const Tensor &max, int64_t qmin, int64_t qmax, bool symmetric,
+                  OptionalInt zero_point, OptionalInt axis, OptionalInts block_size) {
+  static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("detent::fake_quantize_range", "").typed<Range>();
+  at::AutoDispatchBelowADInplaceOrView below;
+  return op.call(x, min, max, qmin, qmax, symmetric, zero_point, axis, block_size);
+}
+
+struct LearnedRange : torch::autograd::Function<LearnedRange> {
+  static Tensor forward(AutogradContext *ctx, const Tensor &x, const Tensor &min, const Tensor &max, const Options &options) {
+    ctx->save_for_backward({x, min, max});
+    options.save(ctx);
+    return call_range(x, min, max, options.qmin, options.qmax, options.symmetric, options.zero_point, options.axis,
+                      options.blocks());
+  }
+  static variable_list backward(AutogradContext *ctx, variable_list grads) {
+    static const auto op =
+        c10::Dispatcher::singleton().findSchemaOrThrow("detent::fake_quantize_range_backward", "").typed<RangeBackward>();
+    const auto saved = ctx->get_saved_variables();
+    const auto options = Options::of(ctx);
+    auto [grad_x, grad_min, grad_max] = op.call(grads[0], saved[0], saved[1], saved[2], options.qmin, options.qmax,
+                                                options.symmetric, options.zero_point, options.axis, options.blocks());
+    return {grad_x, grad_min, grad_max, Tensor()};
+  }
+};
+
+struct FixedRange : torch::autograd::Function<FixedRange> {
+  static Tensor forward(AutogradContext *ctx, const Tensor &x, const Tensor &min, const Tensor &max, const Options &options) {
+    static const auto op =
+        c10::Dispatcher::singleton().findSchemaOrThrow("detent::fake_quantize_range_mask", "").typed<RangeMask>();
+    at::AutoDispatchBelowADInplaceOrView below;
+    auto [y, mask] = op.call(x, min, max, options.qmin, options.qmax, options.symmetric, options.zero_point, options.axis,
+                             options.blocks());
+    save_mask(ctx, y, mask, options);
+    return y;
+  }
+  static variable_list backward(AutogradContext *ctx, variable_list grads) {
+    return {mask_backward(ctx, grads[0]), Tensor(), Tensor(), Tensor()};
+  }
+};
+
+Options range_options(int64_t qmin, int64_t qmax, bool symmetric, OptionalInt zero_point, OptionalInt axis,
+                      OptionalInts block_size) {
+  Options options;
+  options.qmin = qmin;
+  options.qmax = qmax;
+  options.symmetric = symmetric;
+  options.zero_point = zero_point;
+  options.axis = axis;
+  options.block_size = copied(block_size);
+  return options;
+}
+
+Tensor fake_quantize_range(const Tensor &x, const Tensor &min, const Tensor &max, int64_t qmin, int64_t qmax, bool symmetric,
+                           OptionalInt zero_point, OptionalInt axis, OptionalInts block_size) {
+  if (!any_wants_grad(x, min, max)) return call_range(x, min, max, qmin, qmax, symmetric, zero_point, axis, block_size);
+  const auto options = range_options(qmin, qmax, symmetric, zero_point, axis, block_size);
+  return any_wants_grad(min, max) ? LearnedRange::apply(x, min, max, options) : FixedRange::apply(x, min, max, options);
+}
+
+// --- a range derived from the tensor; no gradient goes through it -----------------------------------------------------
+
+using Dynamic = std::tuple<Tensor, Tensor, Tensor>(const Tensor &, const OptionalTensor &, int64_t, int64_t, bool, OptionalInt,
+                                                   OptionalInts, OptionalInt);
+using DynamicMask = std::tuple<Tensor, Tensor, Tensor, Tensor>(const Tensor &, const OptionalTensor &, int64_t, int64_t, bool,
+                                                               OptionalInt, OptionalInts, OptionalInt);
+
+struct DynamicRange : torch::autograd::Function<DynamicRange> {
+  static variable_list forward(AutogradContext *ctx, const Tensor &x, const OptionalTensor &clip, const Options &options) {
+    static const auto op =
+        c10::Dispatcher::singleton().findSchemaOrThrow("detent::fake_quantize_dynamic_mask", "").typed<DynamicMask>();
+    at::AutoDispatchBelowADInplaceOrView below;
+    auto [y, min, max, mask] = op.call(x, clip, options.qmin, options.qmax, options.symmetric, options.axis, options.blocks(),
+                                       options.zero_point);
+    save_mask(ctx, y, mask, options);
+    ctx->mark_non_differentiable({min, max});
+    return {y, min, max};
+  }
+  static variable_list backward(AutogradContext *ctx, variable_list grads) {
+    return {mask_backward(ctx, grads[0]), Tensor(), Tensor()};
+  }
+};
+
+std::tuple<Tensor, Tensor, Tensor> fake_quantize_dynamic(const Tensor &x, const OptionalTensor &clip, int64_t qmin, int64_t qmax,
+                                                         bool symmetric, OptionalInt axis, OptionalInts block_size,
+                                                         OptionalInt zero_point) {
+  if (!any_wants_grad(x)) {
+    static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("detent::fake_quantize_dynamic", "").typed<Dynamic>();
+    at::AutoDispatchBelowADInplaceOrView below;
+    return op.call(x, clip, qmin, qmax, symmetric, axis, block_size, zero_point);
+  }
+  const auto out = DynamicRange::apply(x, clip, range_options(qmin, qmax, symmetric, zero_point, axis, block_size));
+  return {out[0], out[1], out[2]};
+}
+
+TORCH_LIBRARY_IMPL(detent, Autograd, m) {
+  m.impl("fake_quantize", fake_quantize);
+  m.impl("fake_quantize_range", fake_quantize_range);
+  m.impl("fake_quantize_dynamic", fake_quantize_dynamic);
+}
+
+}  // namespace
+}  // namespace detent_autograd

@@ -1,0 +1,50 @@
+// Operators whose results have no derivative here: backward through them raises and says so, instead of giving zeros.
+#include "function.h"
+
+namespace detent_autograd {
+namespace {
+
+// Runs the operator on the stack inside a node whose backward is the message. `inputs` only ties the node to the graph.
+struct Barrier : torch::autograd::Function<Barrier> {
+  static variable_list forward(AutogradContext *ctx, const variable_list &inputs, const c10::OperatorHandle *op,
+                               torch::jit::Stack *stack) {
+    ctx->saved_data["op"] = op->schema().name();
+    ctx->saved_data["inputs"] = static_cast<int64_t>(inputs.size());
+    at::AutoDispatchBelowADInplaceOrView below;
+    op->callBoxed(stack);
+    variable_list results;
+    for (const auto &result : torch::jit::last(*stack, op->schema().returns().size())) results.push_back(result.toTensor());
+    return results;
+  }
+  static variable_list backward(AutogradContext *ctx, const variable_list &) {
+    TORCH_CHECK(false, ctx->saved_data["op"].toStringRef(),
+                " is not differentiable: the gradient of a fake-quantized value's gradient is not defined. Call backward() "
+                "without create_graph=True, or detach the result.");
+  }
+};
+
+void not_differentiable(const c10::OperatorHandle &op, c10::DispatchKeySet, torch::jit::Stack *stack) {
+  variable_list inputs;
+  if (at::GradMode::is_enabled())
+    for (const auto &argument : torch::jit::last(*stack, op.schema().arguments().size()))
+      if (argument.isTensor() && argument.toTensor().defined() && argument.toTensor().requires_grad())
+        inputs.push_back(argument.toTensor());
+  if (inputs.empty()) {
+    at::AutoDispatchBelowADInplaceOrView below;
+    op.callBoxed(stack);
+    return;
+  }
+  const auto results = Barrier::apply(inputs, &op, stack);
+  for (size_t i = 0; i < results.size(); ++i) torch::jit::peek(*stack, i, results.size()) = results[i];
+}
+
+TORCH_LIBRARY_IMPL(detent, Autograd, m) {
+  for (const char *name :
+       {"fake_quantize_backward", "fake_quantize_range_backward", "fake_quantize_mask_backward", "fake_quantize_mask",
+        "fake_quantize_range_mask", "fake_quantize_dynamic_mask", "quantize_backward", "dequantize_backward", "encode_min_max",
+        "encode_affine", "observe_min_max"})
+    m.impl(name, torch::CppFunction::makeFromBoxedFunction<&not_differentiable>());
+}
+
+}  // namespace
+}  // namespace detent_autograd

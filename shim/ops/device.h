@@ -1,0 +1,61 @@
+// What differs between the devices: which C functions, which queue to hand them, where scratch memory comes from.
+// The operators of a family are templates over such a policy, written once in <family>.h.
+#pragma once
+
+#include "detent/encode.h"
+#include "detent/fake_quantize.h"
+#include "detent/observe.h"
+#include "detent/quantize.h"
+#include "tensor.h"
+
+namespace detent_shim {
+
+inline void torch_threads(int64_t begin, int64_t end, int64_t grain, detent_parallel_body body, void *context) {
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_parallel_for(begin, end, grain, body, context));
+}
+
+struct Cpu {
+  // Makes the tensor's device current while it lives, and names the queue of its work.
+  struct Scope {
+    explicit Scope(const Tensor &) {}
+    detent_parallel_for queue = &torch_threads;
+  };
+
+  // Small scratch lives on the stack.
+  class Workspace {
+   public:
+    Workspace(const Tensor &device_of, size_t bytes) : bytes_(bytes) {
+      if (bytes > sizeof room_) heap_ = empty_1d(device_of, static_cast<int64_t>(bytes), torch_of(DETENT_U8));
+    }
+    void *data() { return heap_.has_value() ? heap_->mutable_data_ptr() : room_; }
+    size_t bytes() const { return bytes_; }
+
+   private:
+    alignas(16) char room_[512];
+    size_t bytes_;
+    std::optional<Tensor> heap_;
+  };
+
+  static constexpr auto fake_quantize = &detent_fake_quantize_cpu;
+  static constexpr auto fake_quantize_bwd_workspace = &detent_fake_quantize_bwd_workspace;
+  static constexpr auto fake_quantize_bwd = &detent_fake_quantize_bwd_cpu;
+  static constexpr auto fake_quantize_mask_bwd = &detent_fake_quantize_mask_bwd_cpu;
+  static constexpr auto fake_quantize_dynamic_workspace = &detent_fake_quantize_dynamic_workspace;
+  static constexpr auto fake_quantize_dynamic = &detent_fake_quantize_dynamic_cpu;
+  static constexpr auto quantize = &detent_quantize_cpu;
+  static constexpr auto quantize_bwd = &detent_quantize_bwd_cpu;
+  static constexpr auto dequantize = &detent_dequantize_cpu;
+  static constexpr auto dequantize_bwd = &detent_dequantize_bwd_cpu;
+  static constexpr auto observe_min_max_workspace = &detent_observe_min_max_workspace;
+  static constexpr auto observe_min_max = &detent_observe_min_max_cpu;
+  static detent_status encode_min_max(const void *lo, const void *hi, void *min, void *max, detent_dtype real, size_t n,
+                                      const detent_encoding *encoding, detent_parallel_for) {
+    return detent_encode_min_max_cpu(lo, hi, min, max, real, n, encoding);
+  }
+  static detent_status encode_affine(const void *min, const void *max, void *scale, void *zero_point, detent_dtype real,
+                                     size_t n, const detent_encoding *encoding, detent_parallel_for) {
+    return detent_encode_affine_cpu(min, max, scale, zero_point, real, n, encoding);
+  }
+};
+
+}  // namespace detent_shim

@@ -1,0 +1,15 @@
+#include "encode.h"
+
+STABLE_TORCH_LIBRARY_FRAGMENT(detent, m) {
+  m.def("encode_min_max(Tensor lo, Tensor hi, int qmin, int qmax, bool symmetric, int? zero_point=None) -> (Tensor min, Tensor max)");
+  m.def("encode_affine(Tensor min, Tensor max, int qmin, int qmax, bool symmetric, int? zero_point=None) "
+        "-> (Tensor scale, Tensor zero_point)");
+  m.def("cpu_dispatch() -> str");
+}
+
+namespace {
+std::string cpu_dispatch() { return detent_cpu_dispatch(); }
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(detent, CPU, m) { detent_shim::register_encode<detent_shim::Cpu>(m); }
+STABLE_TORCH_LIBRARY_IMPL(detent, CompositeExplicitAutograd, m) { m.impl("cpu_dispatch", TORCH_BOX(&cpu_dispatch)); }

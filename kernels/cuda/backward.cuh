@@ -4,6 +4,7 @@
 #ifndef DETENT_CUDA_BACKWARD_CUH
 #define DETENT_CUDA_BACKWARD_CUH
 
+#include "../cpu/check.h"
 #include "encoding.cuh"
 #include "load_store.cuh"
 #include "reduce.cuh"

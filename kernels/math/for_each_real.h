@@ -1,5 +1,6 @@
 /* Includes the file DETENT_FORMULAS once with real = float and once with real = double, so that a formula is written
- * once. In C the two get the suffixes _f32 and _f64; in CUDA C++ they are overloads and keep the plain name.
+ * once. In C the two get the suffixes _f32 and _f64; in CUDA C++ functions are overloads and keep the plain name
+ * (DETENT_REAL), while types keep the suffix (DETENT_REAL_TYPE).
  * No include guard: each family's header includes this once. */
 #ifdef __CUDACC__
 #define DETENT_HD __host__ __device__ __forceinline__

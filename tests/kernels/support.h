@@ -23,7 +23,7 @@
 
 namespace detent_test {
 
-constexpr double nan = std::numeric_limits<double>::quiet_NaN();
+constexpr double not_a_number = std::numeric_limits<double>::quiet_NaN();
 using oracle::infinity;
 
 // --- number formats, independent of kernels/math/half.h ----------------------------------------------------------------
@@ -43,7 +43,7 @@ inline double value_of_f16(uint16_t bits)
 {
     const int exponent = (bits >> 10) & 31, mantissa = bits & 1023;
     const double sign = bits & 0x8000 ? -1.0 : 1.0;
-    if (exponent == 31) return mantissa != 0 ? nan : sign * infinity;
+    if (exponent == 31) return mantissa != 0 ? not_a_number : sign * infinity;
     return sign * (exponent == 0 ? std::ldexp(mantissa, -24) : std::ldexp(1024 + mantissa, exponent - 25));
 }
 
@@ -118,10 +118,6 @@ class Array {
     {
         std::memset(words_.data(), pattern, words_.size() * 8);
     }
-    Array(detent_dtype dtype, const std::vector<double> &values) : Array(dtype, values.size())
-    {
-        for (size_t i = 0; i < n_; ++i) set(i, values[i]);
-    }
 
     void *data() { return (unsigned char *)words_.data() + guard; }
     const void *data() const { return (const unsigned char *)words_.data() + guard; }
@@ -184,6 +180,13 @@ class Array {
     size_t n_;
     std::vector<uint64_t> words_;
 };
+
+inline Array array_of(detent_dtype dtype, const std::vector<double> &values)
+{
+    Array out(dtype, values.size());
+    for (size_t i = 0; i < values.size(); ++i) out.set(i, values[i]);
+    return out;
+}
 
 inline void expect_same_bits(const Array &got, const Array &expected, const std::string &what)
 {
@@ -308,14 +311,12 @@ inline detent_encoding range_encoding(detent_grid grid, bool symmetric, const Ar
     return encoding;
 }
 
+} // namespace detent_test
+
 inline std::ostream &operator<<(std::ostream &out, detent_shape3 shape)
 {
     return out << "[" << shape.outer << ", " << shape.groups << ", " << shape.inner << "]";
 }
-
-} // namespace detent_test
-
-inline std::ostream &operator<<(std::ostream &out, detent_shape3 shape) { return detent_test::operator<<(out, shape); }
 
 #define EXPECT_INTACT(array) EXPECT_TRUE((array).guards_intact()) << #array << " was written outside its ends"
 

@@ -9,3 +9,17 @@ tensor([-1.0000,  0.0000,  1.0000,  1.5000])
 from . import _library
 
 _library.load()
+
+from . import _fake  # noqa: E402
+
+_fake.register()
+if _library.status["detent_autograd"]:
+    from . import _autograd
+
+    _autograd.register()
+
+from . import functional  # noqa: E402
+from ._library import build_info  # noqa: E402
+
+__version__ = "0.1.0"
+__all__ = ["build_info", "functional"]

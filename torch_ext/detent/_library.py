@@ -59,3 +59,33 @@ def load() -> None:
         )
     status["detent_cuda"] = _load("detent_cuda") if torch.version.cuda else "this torch was built without CUDA"
     status["detent_autograd"] = _load_autograd()
+
+
+def build_info() -> dict[str, str]:
+    """Versions, what was loaded and why not, which gradients are active, what the CPU loops dispatch to.
+
+    Example:
+        >>> sorted(build_info())[:3]
+        ['autograd', 'cpu_dispatch', 'cublas']
+    """
+    cuda = status["detent_cuda"]
+    return {
+        "detent": _version(),
+        "torch": torch.__version__,
+        "cpu_dispatch": torch.ops.detent.cpu_dispatch(),
+        "autograd": "C++" if not status["detent_autograd"] else f"Python ({status['detent_autograd']})",
+        "cuda": "loaded" if not cuda else f"not loaded: {cuda}",
+        "cublas": "not used yet" if not cuda else f"not used: {cuda}",
+        "nccl": ".".join(map(str, torch.cuda.nccl.version())) if not cuda else f"not used: {cuda}",
+    }
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("detent")
+    except PackageNotFoundError:
+        from . import __version__
+
+        return __version__

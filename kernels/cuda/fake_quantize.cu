@@ -1,0 +1,257 @@
+#include "detent/fake_quantize.h"
+
+#include "../cpu/check.h"
+#include "../math/fake_quantize.h"
+#include "backward.cuh"
+#include "detent/observe.h"
+#include "map.cuh"
+#include "observe.cuh"
+
+namespace detent_cuda {
+
+template <typename T, typename Real> struct FakeQuantize {
+    typedef T From;
+    typedef T To;
+    typedef Real real;
+    enum : bool { MASKED = true };
+    static __device__ __forceinline__ real value(real x, real scale, real zero_point, real qmin, real qmax)
+    {
+        return detent_fake_quantize_one(x, scale, zero_point, qmin, qmax);
+    }
+};
+
+struct FakeQuantizeTerms {
+    template <typename real> static __device__ __forceinline__ real grad(real g, real x, real scale, real zero_point, real qmin, real qmax)
+    {
+        return detent_fake_quantize_bwd_x_one(g, x, scale, zero_point, qmin, qmax);
+    }
+    template <typename real> static __device__ __forceinline__ real first(real g, real x, real scale, real zero_point, real qmin, real qmax)
+    {
+        return detent_fake_quantize_bwd_scale_one(g, x, scale, zero_point, qmin, qmax);
+    }
+    template <typename real> static __device__ __forceinline__ real second(real g, real x, real scale, real zero_point, real qmin, real qmax)
+    {
+        return detent_fake_quantize_bwd_zero_point_one(g, x, scale, zero_point, qmin, qmax);
+    }
+};
+
+/* grad_x = bit ? grad_y : 0, on the bits of one element: nothing is converted, nothing multiplied. */
+struct SelectJob {
+    const void *grad_y;
+    const uint8_t *mask;
+    void *grad_x;
+    size_t elements;
+    bool aligned;
+};
+
+template <typename Word> __global__ void __launch_bounds__(THREADS) select_by_mask(SelectJob job)
+{
+    constexpr unsigned V = VectorOf<Word, Word>::SIZE;
+    const Run all = {0, job.elements};
+    const size_t tiles = map_tiles(job.elements, V);
+    for (size_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+        Pack<Word, V> grad[MAP_UNROLL];
+        unsigned bits[MAP_UNROLL];
+#pragma unroll
+        for (unsigned turn = 0; turn < MAP_UNROLL; ++turn) {
+            const size_t vector = map_vector(tile, threadIdx.x, turn);
+            grad[turn] = load<Word, V>((const Word *)job.grad_y, vector, span_of<V>(vector, all), job.aligned);
+            bits[turn] = vector * V < job.elements ? (unsigned)job.mask[vector * V / 8] >> (vector * V % 8) : 0;
+        }
+#pragma unroll
+        for (unsigned turn = 0; turn < MAP_UNROLL; ++turn) {
+            const size_t vector = map_vector(tile, threadIdx.x, turn);
+#pragma unroll
+            for (unsigned k = 0; k < V; ++k)
+                grad[turn].at[k] = (bits[turn] >> k) & 1u ? grad[turn].at[k] : (Word)0;
+            store<Word, V>((Word *)job.grad_x, vector, span_of<V>(vector, all), job.aligned, grad[turn]);
+        }
+    }
+}
+
+template <typename Word> static detent_status run_select(SelectJob job, detent_stream stream)
+{
+    constexpr unsigned V = VectorOf<Word, Word>::SIZE;
+    job.aligned = is_aligned<Word, V>(job.grad_y) && is_aligned<Word, V>(job.grad_x);
+    return launch(&select_by_mask<Word>, job, map_tiles(job.elements, V), stream);
+}
+
+/* Forward of a per-tensor dynamic range with few partials: every block joins them itself, which saves a launch between
+ * the observer and this kernel. The first block writes the range. */
+enum : size_t { MOST_JOINED = THREADS };
+
+template <typename Op, typename Observed> struct JoinedJob {
+    MapJob<Op> map;
+    const Statistics<Observed> *partials;
+    size_t rows;
+    RangeOf<typename Op::real> range;
+};
+
+template <typename Op, typename Observed>
+__global__ void __launch_bounds__(THREADS) map_joined(const __grid_constant__ JoinedJob<Op, Observed> job)
+{
+    typedef typename Op::real real;
+    __shared__ Affine<real> affine;
+    Statistics<Observed> all = threadIdx.x < job.rows ? job.partials[threadIdx.x] : Statistics<Observed>::none();
+    all = join_team(all, THREADS);
+    if (threadIdx.x == 0) {
+        real min, max;
+        job.range.derive(0, all, &min, &max);
+        affine = affine_of_range<real>(min, max, job.range.grid);
+        if (blockIdx.x == 0) {
+            *job.range.min = min;
+            *job.range.max = max;
+        }
+    }
+    __syncthreads();
+    map_elements<Op>(job.map, {0, affine});
+}
+
+struct ForwardCall {
+    const void *x;
+    void *y;
+    uint8_t *mask;
+    detent_shape3 shape;
+    const detent_encoding *encoding;
+    detent_stream stream;
+};
+
+template <typename T, typename real> static detent_status forward(const ForwardCall &call)
+{
+    return run_map<FakeQuantize<T, real>>(call.x, call.y, call.mask, call.shape, *call.encoding, call.stream);
+}
+
+template <typename T, typename real, typename Observed>
+static detent_status forward_joined(const ForwardCall &call, const void *partials, size_t rows, const Destination &to)
+{
+    typedef FakeQuantize<T, real> Op;
+    RangeOf<real> range = {};
+    if constexpr (sizeof(real) == sizeof(double))
+        range = to.range_f64;
+    else
+        range = to.range_f32;
+    const JoinedJob<Op, Observed> job = {map_job<Op>(call.x, call.y, call.mask, call.shape, *call.encoding),
+                                         (const Statistics<Observed> *)partials, rows, range};
+    return launch(&map_joined<Op, Observed>, job, map_tiles(job.map.elements, VectorOf<T, T>::SIZE), call.stream);
+}
+
+template <typename T, typename real> static detent_status backward(const BackwardCall &call)
+{
+    return run_backward<FakeQuantizeTerms, T, T, real>(call);
+}
+
+/* By arithmetic and data type, in the order of detent_dtype; float64 data always has float64 arithmetic. */
+static const struct {
+    detent_status (*forward)(const ForwardCall &);
+    detent_status (*forward_joined)(const ForwardCall &, const void *, size_t, const Destination &);
+    detent_status (*backward)(const BackwardCall &);
+} functions[2][4] = {
+    {{forward<float, float>, forward_joined<float, float, float>, backward<float, float>},
+     {forward<F16, float>, forward_joined<F16, float, float>, backward<F16, float>},
+     {forward<BF16, float>, forward_joined<BF16, float, float>, backward<BF16, float>},
+     {nullptr, nullptr, nullptr}},
+    {{forward<float, double>, forward_joined<float, double, float>, backward<float, double>},
+     {forward<F16, double>, forward_joined<F16, double, float>, backward<F16, double>},
+     {forward<BF16, double>, forward_joined<BF16, double, float>, backward<BF16, double>},
+     {forward<double, double>, forward_joined<double, double, double>, backward<double, double>}},
+};
+
+static int by_math(detent_dtype dtype, const detent_encoding &encoding)
+{
+    return detent_math_dtype(dtype, encoding.grid) == DETENT_F64;
+}
+
+/* Everything an elementwise entry point checks. *elements is 0 for an empty tensor, whose pointers may be NULL. */
+static detent_status check_forward(const void *x, const void *y, detent_dtype dtype, detent_shape3 shape, size_t *elements)
+{
+    const detent_status status = detent_check_shape(shape, elements);
+    if (status != DETENT_OK) return status;
+    if (!detent_is_float(dtype)) return DETENT_BAD_DTYPE;
+    return *elements > 0 && (x == nullptr || y == nullptr) ? DETENT_BAD_ARGUMENT : DETENT_OK;
+}
+
+}  // namespace detent_cuda
+
+using namespace detent_cuda;
+
+detent_status detent_fake_quantize_cuda(const void *x, void *y, uint8_t *mask, detent_dtype dtype, detent_shape3 shape,
+                                        const detent_encoding *encoding, detent_stream stream)
+{
+    size_t elements = 0;
+    detent_status status = detent_check_encoding(encoding);
+    if (status == DETENT_OK) status = check_forward(x, y, dtype, shape, &elements);
+    if (status != DETENT_OK || elements == 0) return status;
+    return functions[by_math(dtype, *encoding)][dtype].forward({x, y, mask, shape, encoding, stream});
+}
+
+detent_status detent_fake_quantize_bwd_workspace_cuda(detent_shape3 shape, size_t *bytes)
+{
+    return sums_workspace(shape, bytes);
+}
+
+detent_status detent_fake_quantize_bwd_cuda(const void *grad_y, const void *x, void *grad_x, void *grad_first, void *grad_second,
+                                            detent_dtype dtype, detent_shape3 shape, const detent_encoding *encoding,
+                                            double gradient_scale, void *workspace, size_t workspace_bytes,
+                                            detent_stream stream)
+{
+    size_t elements = 0, needed = 0;
+    detent_status status = detent_check_encoding(encoding);
+    if (status == DETENT_OK) status = check_forward(grad_y, x, dtype, shape, &elements);
+    if (status == DETENT_OK) status = sums_workspace(shape, &needed);
+    if (status != DETENT_OK) return status;
+    const bool has_second = encoding->scale == nullptr || encoding->zero_point != nullptr;
+    if (shape.groups > 0 && (grad_first == nullptr || (has_second && grad_second == nullptr))) return DETENT_BAD_ARGUMENT;
+    if (workspace_bytes < needed || (needed > 0 && workspace == nullptr)) return DETENT_WORKSPACE_SMALL;
+    const bool with_second = encoding->scale != nullptr ? grad_second != nullptr : !encoding->symmetric;
+    return functions[by_math(dtype, *encoding)][dtype].backward({grad_y, x, grad_x, grad_first, grad_second, shape, encoding,
+                                                                 gradient_scale, with_second, workspace, stream});
+}
+
+detent_status detent_fake_quantize_mask_bwd_cuda(const void *grad_y, const uint8_t *mask, void *grad_x, detent_dtype dtype,
+                                                 size_t n, detent_stream stream)
+{
+    size_t elements = 0;
+    const detent_status status = check_forward(grad_y, grad_x, dtype, {1, 1, n}, &elements);
+    if (status != DETENT_OK || n == 0) return status;
+    if (mask == nullptr) return DETENT_BAD_ARGUMENT;
+    static detent_status (*const by_dtype[])(SelectJob, detent_stream) = {run_select<uint32_t>, run_select<uint16_t>,
+                                                                          run_select<uint16_t>, run_select<uint64_t>};
+    return by_dtype[dtype]({grad_y, mask, grad_x, n, false}, stream);
+}
+
+detent_status detent_fake_quantize_dynamic_workspace_cuda(detent_shape3 shape, size_t *bytes)
+{
+    return detent_observe_min_max_workspace_cuda(shape, bytes);
+}
+
+detent_status detent_fake_quantize_dynamic_cuda(const void *x, void *y, uint8_t *mask, void *min, void *max, detent_dtype dtype,
+                                                detent_shape3 shape, const void *clip, size_t clip_count,
+                                                const detent_encoding *encoding, void *workspace, size_t workspace_bytes,
+                                                detent_stream stream)
+{
+    size_t elements = 0, needed = 0;
+    detent_status status = detent_check_grid(encoding);
+    if (status == DETENT_OK) status = check_forward(x, y, dtype, shape, &elements);
+    if (status == DETENT_OK) status = detent_observe_min_max_workspace_cuda(shape, &needed);
+    if (status != DETENT_OK) return status;
+    if (shape.groups > 0 && (min == nullptr || max == nullptr)) return DETENT_BAD_ARGUMENT;
+    if (clip != nullptr && clip_count != 1 && clip_count != shape.groups) return DETENT_BAD_ARGUMENT;
+    if (workspace_bytes < needed || (needed > 0 && workspace == nullptr)) return DETENT_WORKSPACE_SMALL;
+
+    const int math = by_math(dtype, *encoding);
+    Destination to = {};
+    to.mode = math ? TO_RANGE_F64 : TO_RANGE_F32;
+    to.range_f32 = {(const float *)clip, clip_count, grid_of<float>(*encoding), (float *)min, (float *)max};
+    to.range_f64 = {(const double *)clip, clip_count, grid_of<double>(*encoding), (double *)min, (double *)max};
+    detent_encoding derived = *encoding;
+    derived.scale = derived.zero_point = nullptr;
+    derived.min = min;
+    derived.max = max;
+    const ForwardCall call = {x, y, mask, shape, &derived, stream};
+
+    const size_t rows = partial_rows(partition_of(shape));
+    const bool joined = shape.groups == 1 && rows > 1 && rows <= MOST_JOINED;
+    status = run_observe(x, dtype, shape, to, workspace, !joined, stream);
+    if (status != DETENT_OK || elements == 0) return status;
+    return joined ? functions[math][dtype].forward_joined(call, workspace, rows, to) : functions[math][dtype].forward(call);
+}

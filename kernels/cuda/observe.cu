@@ -1,0 +1,141 @@
+#include "detent/observe.h"
+
+#include <float.h>
+
+#include "../cpu/check.h"
+#include "load_store.cuh"
+#include "observe.cuh"
+#include "reduce.cuh"
+
+namespace detent_cuda {
+
+template <typename Real> struct FinishStatistics {
+    Destination to;
+
+    __device__ __forceinline__ void operator()(size_t group, Statistics<Real> all) const
+    {
+        if (to.mode == TO_RANGE_F32) {
+            to.range_f32.derive(group, all, to.range_f32.min + group, to.range_f32.max + group);
+            return;
+        }
+        if (to.mode == TO_RANGE_F64) {
+            to.range_f64.derive(group, all, to.range_f64.min + group, to.range_f64.max + group);
+            return;
+        }
+        Real *min = (Real *)to.min + group, *max = (Real *)to.max + group;
+        if (to.mode == DETENT_OBSERVE_RUNNING) all.join({*min, *max, to.ignored[group]});
+        if (to.mode == DETENT_OBSERVE_MOVING_AVERAGE) {
+            all.min = detent_moving_average(*min, all.min, (Real)to.momentum);
+            all.max = detent_moving_average(*max, all.max, (Real)to.momentum);
+            all.ignored += to.ignored[group];
+        }
+        *min = all.min;
+        *max = all.max;
+        to.ignored[group] = all.ignored;
+    }
+};
+
+template <typename X, typename Real> struct Observe {
+    typedef Statistics<Real> Result;
+    struct Group {};
+    enum : unsigned { V = VectorOf<X, X>::SIZE, UNROLL = 4 };
+
+    const X *x;
+    Real limit;
+    bool aligned;
+    FinishStatistics<Real> finish;
+
+    __device__ __forceinline__ Group group(size_t) const { return {}; }
+
+    __device__ __forceinline__ void take(Result &into, X element) const
+    {
+        const Real value = Convert<Real, X>::load(element);
+        const bool counts = detent_observe_counts(value, limit);
+        into.min = detent_smaller(into.min, counts ? value : (Real)INFINITY);
+        into.max = detent_larger(into.max, counts ? value : -(Real)INFINITY);
+        into.ignored += !counts;
+    }
+
+    __device__ __forceinline__ void add_vectors(Result &into, Group, size_t vector, size_t stride, Run run) const
+    {
+        Pack<X, V> at[UNROLL];
+#pragma unroll
+        for (unsigned turn = 0; turn < UNROLL; ++turn)
+            at[turn] = load<X, V>(x, vector + turn * stride, span_of<V>(vector + turn * stride, run), aligned);
+#pragma unroll
+        for (unsigned turn = 0; turn < UNROLL; ++turn) {
+            const Span span = span_of<V>(vector + turn * stride, run);
+#pragma unroll
+            for (int k = 0; k < (int)V; ++k)
+                if (k >= span.low && k < span.high) take(into, at[turn].at[k]);
+        }
+    }
+
+    __device__ __forceinline__ void add_column(Result &into, Group, size_t index, size_t stride, unsigned count) const
+    {
+        X at[UNROLL] = {};
+#pragma unroll
+        for (unsigned turn = 0; turn < UNROLL; ++turn)
+            if (turn < count) at[turn] = x[index + turn * stride];
+#pragma unroll
+        for (unsigned turn = 0; turn < UNROLL; ++turn)
+            if (turn < count) take(into, at[turn]);
+    }
+};
+
+template <typename X, typename Real>
+static detent_status observe(const void *x, double limit, const Partition &part, const Destination &to, void *partials,
+                             bool join_rows, detent_stream stream)
+{
+    typedef Observe<X, Real> Op;
+    const Op op = {(const X *)x, (Real)limit, is_aligned<X, Op::V>(x), {to}};
+    if (join_rows || partial_rows(part) <= 1) return run_reduce(op, part, partials, stream);
+    return run_tasks(op, part, partials, stream);
+}
+
+detent_status run_observe(const void *x, detent_dtype dtype, detent_shape3 shape, const Destination &destination,
+                          void *partials, bool join_rows, detent_stream stream)
+{
+    typedef detent_status (*Function)(const void *, double, const Partition &, const Destination &, void *, bool, detent_stream);
+    /* By data type, in the order of detent_dtype. The limit is half the type's largest number: magnitudes from there on
+     * are masks, not data. */
+    static const struct {
+        Function function;
+        double limit;
+    } table[] = {{observe<float, float>, FLT_MAX / 2.0},
+                 {observe<F16, float>, 65504.0 / 2.0},
+                 {observe<BF16, float>, 0x1.fep127 / 2.0},
+                 {observe<double, double>, DBL_MAX / 2.0}};
+    return table[dtype].function(x, table[dtype].limit, partition_of(shape), destination, partials, join_rows, stream);
+}
+
+}  // namespace detent_cuda
+
+using namespace detent_cuda;
+
+/* Room for double statistics whatever the data type. */
+detent_status detent_observe_min_max_workspace_cuda(detent_shape3 shape, size_t *bytes)
+{
+    size_t elements = 0;
+    if (bytes == nullptr) return DETENT_BAD_ARGUMENT;
+    const detent_status status = detent_check_shape(shape, &elements);
+    return status == DETENT_OK ? reduce_workspace(shape, elements, sizeof(Statistics<double>), bytes) : status;
+}
+
+detent_status detent_observe_min_max_cuda(const void *x, void *min, void *max, int64_t *ignored, detent_dtype dtype,
+                                          detent_shape3 shape, detent_observe_mode mode, double momentum, void *workspace,
+                                          size_t workspace_bytes, detent_stream stream)
+{
+    size_t elements = 0, needed = 0;
+    detent_status status = detent_check_shape(shape, &elements);
+    if (status == DETENT_OK) status = detent_observe_min_max_workspace_cuda(shape, &needed);
+    if (status != DETENT_OK) return status;
+    if (!detent_is_float(dtype)) return DETENT_BAD_DTYPE;
+    if (mode < DETENT_OBSERVE_REPLACE || mode > DETENT_OBSERVE_MOVING_AVERAGE) return DETENT_BAD_ARGUMENT;
+    if ((elements > 0 && x == nullptr) ||
+        (shape.groups > 0 && (min == nullptr || max == nullptr || ignored == nullptr)))
+        return DETENT_BAD_ARGUMENT;
+    if (workspace_bytes < needed || (needed > 0 && workspace == nullptr)) return DETENT_WORKSPACE_SMALL;
+    const Destination to = {mode, min, max, ignored, momentum, {}, {}};
+    return run_observe(x, dtype, shape, to, workspace, true, stream);
+}

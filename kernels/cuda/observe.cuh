@@ -1,0 +1,63 @@
+/* Statistics per group, for the observers and for a dynamic range. */
+#ifndef DETENT_CUDA_OBSERVE_CUH
+#define DETENT_CUDA_OBSERVE_CUH
+
+#include "../math/observe.h"
+#include "encoding.cuh"
+
+namespace detent_cuda {
+
+template <typename Real> struct Statistics {
+    Real min, max;
+    int64_t ignored;
+
+    static __device__ __forceinline__ Statistics none() { return {(Real)INFINITY, -(Real)INFINITY, 0}; }
+    __device__ __forceinline__ void join(const Statistics &other)
+    {
+        min = detent_smaller(min, other.min);
+        max = detent_larger(max, other.max);
+        ignored += other.ignored;
+    }
+    __device__ __forceinline__ Statistics from_lane(unsigned delta) const
+    {
+        return {__shfl_down_sync(0xffffffffu, min, delta), __shfl_down_sync(0xffffffffu, max, delta),
+                __shfl_down_sync(0xffffffffu, ignored, delta)};
+    }
+};
+
+/* The range that one group's statistics give, times clip (NULL means 1); real is the arithmetic of the encoding. */
+template <typename real> struct RangeOf {
+    const real *clip;
+    size_t clip_count;
+    Grid<real> grid;
+    real *min, *max;
+
+    template <typename observed>
+    __device__ __forceinline__ void derive(size_t group, const Statistics<observed> &all, real *low, real *high) const
+    {
+        const real factor = clip == nullptr ? (real)1 : clip[clip_count == 1 ? 0 : group];
+        detent_range_of_observed(detent_clip_observed((real)all.min, factor), detent_clip_observed((real)all.max, factor),
+                                 grid, low, high);
+    }
+};
+
+/* What becomes of the statistics: they join an observer's arrays, or they make a range. */
+enum : int32_t { TO_RANGE_F32 = -1, TO_RANGE_F64 = -2 }; /* beside the detent_observe_mode values */
+
+struct Destination {
+    int32_t mode;
+    void *min, *max; /* of an observer */
+    int64_t *ignored;
+    double momentum;
+    RangeOf<float> range_f32;
+    RangeOf<double> range_f64;
+};
+
+/* Queues the tasks; with join_rows also the launch that joins several partials of a group. Partials are
+ * Statistics<double> for float64 data, else Statistics<float>, [groups, rows]. */
+detent_status run_observe(const void *x, detent_dtype dtype, detent_shape3 shape, const Destination &destination,
+                          void *partials, bool join_rows, detent_stream stream);
+
+}  // namespace detent_cuda
+
+#endif

@@ -1,0 +1,131 @@
+"""Shapes, dtypes and strides of the operators' results without computing them: for torch.compile and torch.export."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_WIDE = 2**23  # beyond it the kernels compute in float64 (detent_math_dtype)
+
+
+def _math_dtype(dtype: torch.dtype, qmin: int, qmax: int) -> torch.dtype:
+    wide = dtype == torch.float64 or qmin < -_WIDE or qmax > _WIDE
+    return torch.float64 if wide else torch.float32
+
+
+def _group_sizes(x: Tensor, axis: int | None, block_size: list[int] | None) -> list[int]:
+    if block_size is not None:
+        return [1 if block == -1 else size // block for size, block in zip(x.shape, block_size)]
+    return [1] if axis is None else [x.shape[axis]]
+
+
+def _mask(x: Tensor) -> Tensor:
+    return x.new_empty(((x.numel() + 7) // 8,), dtype=torch.uint8)
+
+
+def _encoding_grads(first: Tensor, second: Tensor | None, x: Tensor, qmin: int, qmax: int) -> tuple[Tensor, Tensor]:
+    none = x.new_empty((0,), dtype=_math_dtype(x.dtype, qmin, qmax))
+    return torch.empty_like(first, memory_format=torch.contiguous_format), (
+        none if second is None else torch.empty_like(second, memory_format=torch.contiguous_format)
+    )
+
+
+def _fake_quantize(x, scale, zero_point, qmin, qmax, axis=None, block_size=None, grad_scale=1.0):
+    return torch.empty_like(x)
+
+
+def _fake_quantize_mask(x, scale, zero_point, qmin, qmax, axis=None, block_size=None):
+    return torch.empty_like(x), _mask(x)
+
+
+def _fake_quantize_backward(grad_y, x, scale, zero_point, qmin, qmax, axis=None, block_size=None, grad_scale=1.0):
+    return torch.empty_like(x), *_encoding_grads(scale, zero_point, x, qmin, qmax)
+
+
+def _fake_quantize_range(x, min, max, qmin, qmax, symmetric, zero_point=None, axis=None, block_size=None):
+    return torch.empty_like(x)
+
+
+def _fake_quantize_range_mask(x, min, max, qmin, qmax, symmetric, zero_point=None, axis=None, block_size=None):
+    return torch.empty_like(x), _mask(x)
+
+
+def _fake_quantize_range_backward(
+    grad_y, x, min, max, qmin, qmax, symmetric, zero_point=None, axis=None, block_size=None
+):
+    return torch.empty_like(x), *_encoding_grads(min, max, x, qmin, qmax)
+
+
+def _fake_quantize_dynamic(x, clip, qmin, qmax, symmetric, axis=None, block_size=None, zero_point=None):
+    groups = x.new_empty(_group_sizes(x, axis, block_size), dtype=_math_dtype(x.dtype, qmin, qmax))
+    return torch.empty_like(x), groups, torch.empty_like(groups)
+
+
+def _fake_quantize_dynamic_mask(x, clip, qmin, qmax, symmetric, axis=None, block_size=None, zero_point=None):
+    return *_fake_quantize_dynamic(x, clip, qmin, qmax, symmetric, axis, block_size), _mask(x)
+
+
+def _fake_quantize_mask_backward(grad_y, mask, order=None, block_size=None):
+    if order is None:
+        return torch.empty_like(grad_y, memory_format=torch.contiguous_format)
+    inverse = [order.index(dim) for dim in range(len(order))]
+    return grad_y.new_empty([grad_y.shape[dim] for dim in order]).permute(inverse)
+
+
+def _quantize(x, scale, zero_point, qmin, qmax, dtype=None, axis=None, block_size=None):
+    return torch.empty_like(x, dtype=dtype or x.dtype)
+
+
+def _quantize_backward(grad_q, x, scale, zero_point, qmin, qmax, axis=None, block_size=None):
+    return torch.empty_like(x), *_encoding_grads(scale, zero_point, x, qmin, qmax)
+
+
+def _dequantize(q, scale, zero_point, dtype=None, axis=None, block_size=None):
+    return torch.empty_like(q, dtype=dtype or (q.dtype if q.is_floating_point() else torch.float32))
+
+
+def _dequantize_backward(grad_x, q, scale, zero_point, axis=None, block_size=None):
+    wide = grad_x.dtype == torch.float64 or q.dtype == torch.int32
+    none = q.new_empty((0,), dtype=torch.float64 if wide else torch.float32)
+    grad_zero_point = none if zero_point is None else torch.empty_like(zero_point, memory_format=torch.contiguous_format)
+    grad_scale = torch.empty_like(scale, memory_format=torch.contiguous_format)
+    return torch.empty_like(q, dtype=grad_x.dtype), grad_scale, grad_zero_point
+
+
+def _observe_min_max(x, axis=None, block_size=None):
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    min = x.new_empty(_group_sizes(x, axis, block_size), dtype=dtype)
+    return min, torch.empty_like(min), torch.empty_like(min, dtype=torch.int64)
+
+
+def _observe_min_max_update_(x, min, max, ignored, momentum=None, axis=None, block_size=None):
+    return None
+
+
+def _encode(first, second, qmin, qmax, symmetric, zero_point=None):
+    dtype = _math_dtype(first.dtype, qmin, qmax)
+    out = torch.empty_like(first, dtype=dtype, memory_format=torch.contiguous_format)
+    return out, torch.empty_like(out)
+
+
+def register() -> None:
+    for name, fake in {
+        "fake_quantize": _fake_quantize,
+        "fake_quantize_mask": _fake_quantize_mask,
+        "fake_quantize_backward": _fake_quantize_backward,
+        "fake_quantize_range": _fake_quantize_range,
+        "fake_quantize_range_mask": _fake_quantize_range_mask,
+        "fake_quantize_range_backward": _fake_quantize_range_backward,
+        "fake_quantize_dynamic": _fake_quantize_dynamic,
+        "fake_quantize_dynamic_mask": _fake_quantize_dynamic_mask,
+        "fake_quantize_mask_backward": _fake_quantize_mask_backward,
+        "quantize": _quantize,
+        "quantize_backward": _quantize_backward,
+        "dequantize": _dequantize,
+        "dequantize_backward": _dequantize_backward,
+        "observe_min_max": _observe_min_max,
+        "observe_min_max_update_": _observe_min_max_update_,
+        "encode_min_max": _encode,
+        "encode_affine": _encode,
+    }.items():
+        torch.library.register_fake(f"detent::{name}", fake)

@@ -1,0 +1,202 @@
+"""Quantization as functions of tensors. Each is one registered operator: differentiable, compilable, scriptable.
+
+Everywhere: ``x`` may have any shape, strides and memory format, on the CPU or CUDA; results have the strides of
+``torch.empty_like(x)``. Encodings (``scale``, ``zero_point``, ``min``, ``max``) are float32 or float64 tensors on the
+device of ``x``: shape ``()`` or ``(1,)``; with ``axis`` shape ``(x.shape[axis],)``, or that many values along ``axis``
+and ones elsewhere; with ``block_size`` one value per block, ``x.shape[i] // block_size[i]`` along each dimension.
+
+Arithmetic is float32, float64 for float64 data and for grids that reach beyond +-2**23. Halves round to even, the
+division by ``scale`` is a true one, NaN stays NaN, +-inf lands on the end of the grid. Sums of gradients are taken in a
+fixed order. The formulas stand in ``kernels/math``, their sources (Jacob 2018, Bengio 2013, Esser 2020, Bhalgat 2020) in
+the README.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["fake_quantize", "fake_quantize_range", "fake_quantize_dynamic", "quantize", "dequantize"]
+
+_ops = torch.ops.detent
+
+
+def _zero_point(zero_point: Tensor | None, scale: Tensor) -> Tensor | None:
+    """An integer zero point, as the kernels want it."""
+    if zero_point is None or zero_point.is_floating_point():
+        return zero_point
+    return zero_point.to(scale.dtype)
+
+
+def fake_quantize(
+    x: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None = None,
+    *,
+    qmin: int,
+    qmax: int,
+    axis: int | None = None,
+    block_size: Sequence[int] | None = None,
+) -> Tensor:
+    """Round ``x`` to the grid ``[qmin, qmax]`` and back, with a straight-through gradient.
+
+    ``y = (clamp(rint(x / scale) + zero_point, qmin, qmax) - zero_point) * scale`` (Jacob 2018, eqs. 1 and 12). Gradients
+    for ``x`` (Bengio 2013), ``scale`` (Esser 2020, eq. 3) and a float ``zero_point`` (Bhalgat 2020, eq. 6).
+
+    Args:
+        x: Any shape; float16, bfloat16, float32 or float64.
+        scale: Real units per step, > 0. Shape as the module says.
+        zero_point: Integer value standing for 0.0, float or an integer dtype, shaped like ``scale``; floats are rounded
+            half-even. ``None``: 0.
+        qmin, qmax: Inclusive grid ends, ``-2**31 <= qmin < qmax <= 2**32 - 1``.
+        axis: Channel dimension, may be negative; ``None`` for one scale per tensor.
+        block_size: Elements along each dimension that share a scale, -1 for the whole dimension; one entry per dimension.
+    Returns:
+        Tensor like ``x``, each value ``(q - zero_point) * scale`` for an integer ``q``.
+    Raises:
+        ValueError: ``qmin >= qmax``; ``scale`` or ``zero_point`` does not fit ``axis`` or ``block_size``; a dtype is not
+            a float one; tensors on different devices.
+    Example:
+        >>> fake_quantize(torch.tensor([-1.0, 0.25, 0.75, 9.0]), torch.tensor(0.5), qmin=-2, qmax=3)
+        tensor([-1.0000,  0.0000,  1.0000,  1.5000])
+    """
+    return _ops.fake_quantize(x, scale, _zero_point(zero_point, scale), qmin, qmax, axis, block_size)
+
+
+def _grid(bitwidth: int | None, qmin: int | None, qmax: int | None, symmetric: bool) -> tuple[int, int]:
+    if bitwidth is None:
+        if qmin is None or qmax is None:
+            raise ValueError(f"got bitwidth=None, qmin={qmin}, qmax={qmax}, expected bitwidth or both of qmin and qmax.")
+        return qmin, qmax
+    if qmin is not None or qmax is not None:
+        raise ValueError(f"got bitwidth={bitwidth}, qmin={qmin} and qmax={qmax}, expected bitwidth or qmin and qmax.")
+    if not 2 <= bitwidth <= 32:
+        raise ValueError(f"bitwidth is {bitwidth}, expected 2 .. 32.")
+    return (-(2 ** (bitwidth - 1)), 2 ** (bitwidth - 1) - 1) if symmetric else (0, 2**bitwidth - 1)
+
+
+def fake_quantize_range(
+    x: Tensor,
+    min: Tensor,
+    max: Tensor,
+    *,
+    bitwidth: int | None = None,
+    qmin: int | None = None,
+    qmax: int | None = None,
+    symmetric: bool = False,
+    zero_point: int | None = None,
+    axis: int | None = None,
+    block_size: Sequence[int] | None = None,
+) -> Tensor:
+    """Fake-quantize ``x`` with the grid that ``min`` and ``max`` span; both learn.
+
+    With ``N = qmax - qmin``: ``scale = max(|max - min| / N, min(1.1920929e-7, 0.01 / N))``, and
+    ``zero_point = clamp(qmin - rint(min / scale), qmin, qmax)`` unless ``symmetric`` fixes it. Both are derived inside
+    the operator, in the arithmetic of the module's head.
+
+    Args:
+        x: Any shape; float16, bfloat16, float32 or float64.
+        min, max: Ends of the range in real units. Shape as the module says.
+        bitwidth: 2 .. 32, instead of ``qmin`` and ``qmax``: signed if ``symmetric``, else ``0 .. 2**bitwidth - 1``.
+        qmin, qmax: Inclusive grid ends.
+        symmetric: The zero point is fixed by the grid: ``zero_point``, else ``round((qmin + qmax) / 2)``.
+        zero_point: That fixed zero point, on the grid; 0 with ``qmin=0`` is the unsigned symmetric grid.
+        axis, block_size: As in :func:`fake_quantize`.
+    Returns:
+        Tensor like ``x``.
+    Raises:
+        ValueError: As :func:`fake_quantize`; ``zero_point`` without ``symmetric`` or off the grid.
+    Example:
+        >>> fake_quantize_range(torch.tensor([-2.0, 0.1, 0.4, 3.0]), torch.tensor(-1.0), torch.tensor(2.0), bitwidth=2)
+        tensor([-1.,  0.,  0.,  2.])
+    """
+    qmin, qmax = _grid(bitwidth, qmin, qmax, symmetric)
+    return _ops.fake_quantize_range(x, min, max, qmin, qmax, symmetric, zero_point, axis, block_size)
+
+
+def fake_quantize_dynamic(
+    x: Tensor,
+    clip: Tensor | None = None,
+    *,
+    qmin: int,
+    qmax: int,
+    symmetric: bool,
+    zero_point: int | None = None,
+    axis: int | None = None,
+    block_size: Sequence[int] | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Fake-quantize ``x`` with the range of ``x`` itself, times ``clip``; no gradient goes through the range.
+
+    Values that are not finite, or at least half their type's largest number, do not widen the range.
+
+    Args:
+        x: Any shape; float16, bfloat16, float32 or float64.
+        clip: Factor on the observed minimum and maximum, one value or one per group; ``None`` for 1.
+        qmin, qmax, symmetric, zero_point, axis, block_size: As in :func:`fake_quantize_range`.
+    Returns:
+        ``(y, min, max)``: a tensor like ``x`` and the range that was used, ``(1,)``, ``(x.shape[axis],)`` or one value
+        per block.
+    Raises:
+        ValueError: As :func:`fake_quantize_range`.
+    Example:
+        >>> y, lo, hi = fake_quantize_dynamic(torch.tensor([-1.0, 0.2, 0.5]), qmin=-128, qmax=127, symmetric=True)
+        >>> hi
+        tensor([0.9922])
+    """
+    return _ops.fake_quantize_dynamic(x, clip, qmin, qmax, symmetric, axis, block_size, zero_point)
+
+
+def quantize(
+    x: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None = None,
+    *,
+    qmin: int,
+    qmax: int,
+    dtype: torch.dtype | None = None,
+    axis: int | None = None,
+    block_size: Sequence[int] | None = None,
+) -> Tensor:
+    """The integer codes ``q = clamp(rint(x / scale) + zero_point, qmin, qmax)``.
+
+    Args:
+        x, scale, zero_point, qmin, qmax, axis, block_size: As in :func:`fake_quantize`.
+        dtype: Type of the codes: int8, uint8, int16 or int32; ``None``: the type of ``x``, the only form that carries a
+            gradient. It must hold every integer of the grid.
+    Returns:
+        Codes shaped like ``x``. NaN becomes the code of 0.0 in an integer type and stays NaN in a float one.
+    Raises:
+        ValueError: As :func:`fake_quantize`; the grid does not fit ``dtype``.
+    Example:
+        >>> quantize(torch.tensor([-1.0, 0.25, 0.75, 9.0]), torch.tensor(0.5), qmin=-2, qmax=3, dtype=torch.int8)
+        tensor([-2,  0,  2,  3], dtype=torch.int8)
+    """
+    return _ops.quantize(x, scale, _zero_point(zero_point, scale), qmin, qmax, dtype, axis, block_size)
+
+
+def dequantize(
+    q: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+    axis: int | None = None,
+    block_size: Sequence[int] | None = None,
+) -> Tensor:
+    """The values ``(q - zero_point) * scale`` that codes stand for.
+
+    Args:
+        q: Codes: int8, uint8, int16, int32, or a float type.
+        scale, zero_point, axis, block_size: As in :func:`fake_quantize`.
+        dtype: Type of the values; ``None``: float32 for integer codes, else the type of ``q``.
+    Returns:
+        Values shaped like ``q``; equal to :func:`fake_quantize` of what was quantized.
+    Raises:
+        ValueError: As :func:`fake_quantize`.
+    Example:
+        >>> dequantize(torch.tensor([-2, 0, 2, 3], dtype=torch.int8), torch.tensor(0.5))
+        tensor([-1.0000,  0.0000,  1.0000,  1.5000])
+    """
+    return _ops.dequantize(q, scale, _zero_point(zero_point, scale), dtype, axis, block_size)

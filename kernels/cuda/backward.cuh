@@ -66,32 +66,49 @@ template <typename Terms, typename G, typename X, typename Real> struct Backward
 
     __device__ __forceinline__ Group group(size_t g) const { return read_group(finish.encodings, g); }
 
-    __device__ __forceinline__ void add_vectors(Sums &sums, const Group &affine, size_t vector, size_t stride, Run run) const
+    /* One vector; only the elements of the span are taken, and stored. A whole vector asks for no span. */
+    template <bool WHOLE>
+    __device__ __forceinline__ void take(Sums &sums, const Group &affine, const Pack<G, V> &g, const Pack<X, V> &at,
+                                         size_t vector, Span span) const
     {
         const real qmin = finish.encodings.grid.qmin, qmax = finish.encodings.grid.qmax;
-        Pack<G, V> g[UNROLL];
-        Pack<X, V> at[UNROLL];
+        real first[V], second[V];
+        Pack<G, V> grad;
 #pragma unroll
-        for (unsigned turn = 0; turn < UNROLL; ++turn) {
-            const Span span = span_of<V>(vector + turn * stride, run);
-            g[turn] = load<G, V>(grad_y, vector + turn * stride, span, aligned);
-            at[turn] = load<X, V>(x, vector + turn * stride, span, aligned);
+        for (int k = 0; k < (int)V; ++k) {
+            const real gk = Convert<real, G>::load(g.at[k]), xk = Convert<real, X>::load(at.at[k]);
+            const bool owned = WHOLE || (k >= span.low && k < span.high);
+            grad.at[k] = Convert<real, G>::store(Terms::grad(gk, xk, affine.scale, affine.zero_point, qmin, qmax));
+            first[k] = owned ? Terms::first(gk, xk, affine.scale, affine.zero_point, qmin, qmax) : (real)0;
+            second[k] = owned && with_second ? Terms::second(gk, xk, affine.scale, affine.zero_point, qmin, qmax) : (real)0;
         }
+        if (grad_x != nullptr) store<G, V>(grad_x, vector, WHOLE ? Span{0, (int)V} : span, WHOLE || aligned, grad);
+        sums.join({tree_sum<V>(first), tree_sum<V>(second)});
+    }
+
+    /* Both branches add in the same order, so the alignment of the tensors changes no bit. */
+    __device__ __forceinline__ void add_vectors(Sums &sums, const Group &affine, size_t vector, size_t stride, Run run) const
+    {
+        if (aligned && run.begin <= vector * V && (vector + (UNROLL - 1) * stride) * V + V <= run.end) {
+            const Span whole = {0, (int)V};
+            Pack<G, V> g[UNROLL];
+            Pack<X, V> at[UNROLL];
 #pragma unroll
-        for (unsigned turn = 0; turn < UNROLL; ++turn) {
-            const Span span = span_of<V>(vector + turn * stride, run);
-            real first[V], second[V];
-            Pack<G, V> grad;
-#pragma unroll
-            for (int k = 0; k < (int)V; ++k) {
-                const real gk = Convert<real, G>::load(g[turn].at[k]), xk = Convert<real, X>::load(at[turn].at[k]);
-                const bool owned = k >= span.low && k < span.high;
-                grad.at[k] = Convert<real, G>::store(Terms::grad(gk, xk, affine.scale, affine.zero_point, qmin, qmax));
-                first[k] = owned ? Terms::first(gk, xk, affine.scale, affine.zero_point, qmin, qmax) : (real)0;
-                second[k] = owned && with_second ? Terms::second(gk, xk, affine.scale, affine.zero_point, qmin, qmax) : (real)0;
+            for (unsigned turn = 0; turn < UNROLL; ++turn) {
+                g[turn] = load<G, V>(grad_y, vector + turn * stride, whole, true);
+                at[turn] = load<X, V>(x, vector + turn * stride, whole, true);
             }
-            if (grad_x != nullptr) store<G, V>(grad_x, vector + turn * stride, span, aligned, grad);
-            sums.join({tree_sum<V>(first), tree_sum<V>(second)});
+#pragma unroll
+            for (unsigned turn = 0; turn < UNROLL; ++turn)
+                take<true>(sums, affine, g[turn], at[turn], vector + turn * stride, whole);
+            return;
+        }
+#pragma unroll 1
+        for (unsigned turn = 0; turn < UNROLL; ++turn, vector += stride) {
+            const Span span = span_of<V>(vector, run);
+            if (span.high > 0)
+                take<false>(sums, affine, load<G, V>(grad_y, vector, span, aligned), load<X, V>(x, vector, span, aligned),
+                            vector, span);
         }
     }
 

@@ -42,13 +42,13 @@ template <typename real> struct FinishSums {
     }
 };
 
-/* Terms are summed as reals over one vector, in double from there on. */
+/* Terms are summed as reals over one vector, neighbours first, in double from there on. */
 template <unsigned N, typename real> __device__ __forceinline__ double tree_sum(real (&terms)[N])
 {
 #pragma unroll
-    for (unsigned half = N / 2; half > 0; half /= 2)
+    for (unsigned apart = 1; apart < N; apart *= 2)
 #pragma unroll
-        for (unsigned k = 0; k < half; ++k) terms[k] += terms[k + half];
+        for (unsigned k = 0; k < N; k += 2 * apart) terms[k] += terms[k + apart];
     return (double)terms[0];
 }
 

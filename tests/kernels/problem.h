@@ -41,8 +41,6 @@ inline double tie_width(const Problem &p, double ratio)
     return p.exact || p.real == DETENT_F64 ? 0.0 : std::fabs(ratio) * 0x1p-24;
 }
 
-inline double distance_to_half(double ratio) { return std::fabs(ratio - std::floor(ratio) - 0.5); }
-
 namespace detail {
 
 inline double draw_x(const Problem &p, const oracle::Affine &a, std::mt19937_64 &random, Specials specials, bool with_ties)

@@ -74,6 +74,8 @@ inline uint16_t bits_of_bf16(double value) // already a bfloat16 number
     return (uint16_t)(bits >> 16);
 }
 
+inline double distance_to_half(double ratio) { return std::fabs(ratio - std::floor(ratio) - 0.5); }
+
 inline size_t bytes_of(detent_dtype dtype)
 {
     static const size_t bytes[] = {4, 2, 2, 8, 1, 1, 2, 4};

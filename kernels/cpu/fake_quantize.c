@@ -126,6 +126,7 @@ detent_status detent_fake_quantize_dynamic_cpu(const void *x, void *y, uint8_t *
     if (shape.groups > 0 && (min == NULL || max == NULL)) return DETENT_BAD_ARGUMENT;
     if (clip != NULL && clip_count != 1 && clip_count != shape.groups) return DETENT_BAD_ARGUMENT;
     if (workspace_bytes < needed || (needed > 0 && workspace == NULL)) return DETENT_WORKSPACE_SMALL;
+    if (shape.groups == 0) return DETENT_OK;
 
     int64_t *ignored = (int64_t *)((char *)workspace + observer_bytes);
     double *lo = (double *)(ignored + shape.groups), *hi = lo + shape.groups;

@@ -71,7 +71,7 @@ template <typename Op> struct AddColumn {
     }
 };
 
-template <typename Op> __global__ void __launch_bounds__(THREADS) reduce_wide(const __grid_constant__ ReduceJob<Op> job)
+template <typename Op> __global__ void __launch_bounds__(THREADS, 2) reduce_wide(const __grid_constant__ ReduceJob<Op> job)
 {
     const unsigned team = team_of(job.part), teams = THREADS / team;
     const size_t tasks = task_count(job.part);

@@ -58,8 +58,9 @@ inline std::optional<std::vector<int64_t>> copied(OptionalInts ints) {
   return ints->vec();
 }
 
-inline bool wants_grad(const Tensor &t) { return t.requires_grad(); }
-inline bool wants_grad(const OptionalTensor &t) { return t.has_value() && t->requires_grad(); }
+// A forward-mode tangent counts: Function then says that it has no jvp, where a plain call would drop the tangent in silence.
+inline bool wants_grad(const Tensor &t) { return t.requires_grad() || torch::autograd::isFwGradDefined(t); }
+inline bool wants_grad(const OptionalTensor &t) { return t.has_value() && wants_grad(*t); }
 
 template <typename... Tensors>
 bool any_wants_grad(const Tensors &...tensors) {

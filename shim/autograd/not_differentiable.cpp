@@ -4,9 +4,10 @@
 namespace detent_autograd {
 namespace {
 
-// Runs the operator on the stack inside a node whose backward is the message. `inputs` only ties the node to the graph.
+// Runs the operator on the stack inside a node whose backward is the message. `inputs` only ties the node to the graph;
+// it must be a TensorList, the one list whose tensors apply() looks at.
 struct Barrier : torch::autograd::Function<Barrier> {
-  static variable_list forward(AutogradContext *ctx, const variable_list &inputs, const c10::OperatorHandle *op,
+  static variable_list forward(AutogradContext *ctx, at::TensorList inputs, const c10::OperatorHandle *op,
                                torch::jit::Stack *stack) {
     ctx->saved_data["op"] = op->schema().name();
     ctx->saved_data["inputs"] = static_cast<int64_t>(inputs.size());
@@ -34,7 +35,7 @@ void not_differentiable(const c10::OperatorHandle &op, c10::DispatchKeySet, torc
     op.callBoxed(stack);
     return;
   }
-  const auto results = Barrier::apply(inputs, &op, stack);
+  const auto results = Barrier::apply(at::TensorList(inputs), &op, stack);
   for (size_t i = 0; i < results.size(); ++i) torch::jit::peek(*stack, i, results.size()) = results[i];
 }
 

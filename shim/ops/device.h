@@ -11,7 +11,7 @@
 namespace detent_shim {
 
 inline void torch_threads(int64_t begin, int64_t end, int64_t grain, detent_parallel_body body, void *context) {
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_parallel_for(begin, end, grain, body, context));
+  TORCH_ERROR_CODE_CHECK(torch_parallel_for(begin, end, grain, body, context));
 }
 
 struct Cpu {

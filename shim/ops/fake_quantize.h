@@ -33,10 +33,10 @@ inline HeldEncoding hold_affine(const char *op, detent_dtype dtype, const Groupe
   held.c.grid = checked_grid(op, qmin, qmax);
   held.real = detent_math_dtype(dtype, held.c.grid);
   held.first = encoding_values(op, "scale", scale, x, held.real);
-  held.c.scale = held.first->const_data_ptr();
+  held.c.scale = array_of(*held.first);
   if (zero_point.has_value()) {
     held.second = encoding_values(op, "zero_point", *zero_point, x, held.real);
-    held.c.zero_point = held.second->const_data_ptr();
+    held.c.zero_point = array_of(*held.second);
   }
   return held;
 }
@@ -48,8 +48,8 @@ inline HeldEncoding hold_range(const char *op, detent_dtype dtype, const Grouped
   held.real = detent_math_dtype(dtype, held.c.grid);
   held.first = encoding_values(op, "min", min, x, held.real);
   held.second = encoding_values(op, "max", max, x, held.real);
-  held.c.min = held.first->const_data_ptr();
-  held.c.max = held.second->const_data_ptr();
+  held.c.min = array_of(*held.first);
+  held.c.max = array_of(*held.second);
   return held;
 }
 
@@ -170,8 +170,11 @@ std::tuple<Tensor, Tensor, Tensor> run_dynamic(const Tensor &x, const std::optio
   const detent_encoding encoding = range_encoding(op, checked_grid(op, qmin, qmax), symmetric, zero_point);
   const detent_dtype real = detent_math_dtype(dtype, encoding.grid);
   std::optional<Tensor> factor;
-  if (clip.has_value())
+  if (clip.has_value()) {
+    check_real(op, "clip", *clip);
+    check_device(op, "clip", *clip, x);
     factor = clip->numel() == 1 ? converted(*clip, torch_of(real)) : encoding_values(op, "clip", *clip, grouped, real);
+  }
 
   typename Device::Scope scope(grouped.values());
   Tensor y = grouped.empty();
@@ -213,6 +216,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> fake_quantize_dynamic_mask(const Tens
 
 // --- the backward of a fixed or dynamic range -------------------------------------------------------------------------
 
+inline void check_order(const char *op, const Ints &order, int64_t dims) {
+  std::vector<bool> seen(static_cast<size_t>(dims), false);
+  bool permutes = static_cast<int64_t>(order.size()) == dims;
+  for (size_t i = 0; permutes && i < order.size(); ++i) {
+    permutes = order[i] >= 0 && order[i] < dims && !seen[order[i]];
+    if (permutes) seen[order[i]] = true;
+  }
+  if (!permutes) fail(op, "order is ", shape_text(order), ", expected each of the ", dims, " dimensions of grad_y once.");
+}
+
 // Dense memory whose dimensions lie in `order`, slowest first.
 inline Tensor empty_in_order(const Tensor &like, const Ints &order) {
   const auto sizes = like.sizes();
@@ -234,8 +247,8 @@ Tensor fake_quantize_mask_backward(const Tensor &grad_y, const Tensor &mask, Opt
   if (mask.numel() != (grad_y.numel() + 7) / 8 || torch_dtype_of(mask) != torch_of(DETENT_U8))
     fail(op, "mask has ", mask.numel(), " elements of ", dtype_name(mask), ", expected ", (grad_y.numel() + 7) / 8,
          " of uint8, one bit per element of grad_y of shape ", shape_text(grad_y), ".");
-  if (order.has_value() && static_cast<int64_t>(order->size()) != grad_y.dim())
-    fail(op, "order has ", order->size(), " entries, expected ", grad_y.dim(), ", the dimensions of grad_y.");
+  check_device(op, "mask", mask, grad_y);
+  if (order.has_value()) check_order(op, *order, grad_y.dim());
   Ints in_order;
   for (int64_t i = 0; !order.has_value() && i < grad_y.dim(); ++i) in_order.push_back(i);
   Tensor in_memory = empty_in_order(grad_y, order.has_value() ? *order : in_order);

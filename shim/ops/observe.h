@@ -34,6 +34,7 @@ std::tuple<Tensor, Tensor, Tensor> observe_min_max(const Tensor &x, std::optiona
 }
 
 inline void check_statistic(const char *op, const char *name, const Tensor &t, const Grouped &grouped, int32_t dtype) {
+  check_device(op, name, t, grouped.like());
   int64_t groups = 1;
   for (const int64_t size : grouped.encoding_sizes) groups *= size;
   if (torch_dtype_of(t) != dtype || !t.is_contiguous() || t.numel() != groups)

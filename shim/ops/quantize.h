@@ -87,10 +87,10 @@ inline HeldEncoding hold_for_codes(const char *op, const Grouped &q, detent_dtyp
   HeldEncoding held;
   held.real = real;
   held.first = encoding_values(op, "scale", scale, q, real);
-  held.c.scale = held.first->const_data_ptr();
+  held.c.scale = array_of(*held.first);
   if (zero_point.has_value()) {
     held.second = encoding_values(op, "zero_point", *zero_point, q, real);
-    held.c.zero_point = held.second->const_data_ptr();
+    held.c.zero_point = array_of(*held.second);
   }
   return held;
 }

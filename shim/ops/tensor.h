@@ -71,11 +71,12 @@ inline int32_t torch_of(detent_dtype dtype) {
 
 inline int32_t torch_dtype_of(const Tensor &t) {
   int32_t dtype = 0;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(t.get(), &dtype));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(t.get(), &dtype));
   return dtype;
 }
 
 inline const char *dtype_name(const Tensor &t) {
+  if (!t.defined()) return "none, for it is no tensor";
   const DtypeRow *row = row_of_torch(torch_dtype_of(t));
   return row != nullptr ? row->name : "another dtype";
 }
@@ -89,15 +90,25 @@ inline detent_dtype float_dtype(const char *op, const char *name, const Tensor &
   return row->detent;
 }
 
+inline void check_device(const char *op, const char *name, const Tensor &t, const Tensor &x) {
+  int32_t left = 0, right = 0, left_index = 0, right_index = 0;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(t.get(), &left));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(x.get(), &right));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(t.get(), &left_index));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(x.get(), &right_index));
+  if (left != right || left_index != right_index)
+    fail(op, name, " is on another device than x.\n  Move it, for example ", name, ".to(x.device).");
+}
+
 // --- allocation -------------------------------------------------------------------------------------------------------
 
 inline Tensor empty_strided(const Tensor &device_of, const int64_t *sizes, const int64_t *strides, size_t dims,
                             int32_t torch_dtype) {
   int32_t device_type = 0, device_index = 0;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(device_of.get(), &device_type));
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(device_of.get(), &device_index));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(device_of.get(), &device_type));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(device_of.get(), &device_index));
   AtenTensorHandle handle = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(dims), sizes, strides, torch_dtype,
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(dims), sizes, strides, torch_dtype,
                                                          device_type, device_index, &handle));
   return Tensor(handle);
 }
@@ -153,7 +164,7 @@ inline bool memory_order(const Tensor &t, Ints &order) {
 inline Tensor call_with_ints(const char *name, const Tensor &t, const Ints &ints) {
   std::array<StableIValue, 2> stack{torch::stable::detail::from(t),
                                     torch::stable::detail::from(torch::headeronly::IntHeaderOnlyArrayRef(ints))};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(name, "", stack.data(), TORCH_ABI_VERSION));
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(name, "", stack.data(), TORCH_ABI_VERSION));
   return torch::stable::detail::to<Tensor>(stack[0]);
 }
 
@@ -208,6 +219,7 @@ class Grouped {
     if (!same)
       fail(op, name, " has shape ", shape_text(t), " and dtype ", dtype_name(t), ", expected shape ", shape_text(like_),
            " and dtype ", row_of_torch(torch_dtype)->name, ".");
+    check_device(op, name, t, like_);
     if (!split_.empty()) return permuted(t);
     if (same_strides(t, values_)) return t;
     Tensor out = empty_as(values_, torch_dtype);
@@ -317,18 +329,23 @@ class Grouped {
 
 // --- encodings --------------------------------------------------------------------------------------------------------
 
-// A scale, zero_point, min or max for `grouped`, as dense reals of the kernel's arithmetic.
-inline Tensor encoding_values(const char *op, const char *name, const Tensor &t, const Grouped &grouped, detent_dtype real) {
+inline void check_real(const char *op, const char *name, const Tensor &t) {
   const DtypeRow *row = row_of_torch(torch_dtype_of(t));
   if (row == nullptr || (row->detent != DETENT_F32 && row->detent != DETENT_F64))
     fail(op, name, " has dtype ", dtype_name(t), ", expected float32 or float64.\n  Convert it, for example ", name, ".float().");
-  int32_t left = 0, right = 0, left_index = 0, right_index = 0;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(t.get(), &left));
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(grouped.like().get(), &right));
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(t.get(), &left_index));
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(grouped.like().get(), &right_index));
-  if (left != right || left_index != right_index)
-    fail(op, name, " is on another device than x.\n  Move it, for example ", name, ".to(x.device).");
+}
+
+// The values for a detent_encoding, never NULL: there NULL means another parametrization, but a tensor of no channels
+// has no memory.
+inline const void *array_of(const Tensor &t) {
+  static const double none = 0.0;
+  return t.numel() > 0 ? t.const_data_ptr() : &none;
+}
+
+// A scale, zero_point, min or max for `grouped`, as dense reals of the kernel's arithmetic.
+inline Tensor encoding_values(const char *op, const char *name, const Tensor &t, const Grouped &grouped, detent_dtype real) {
+  check_real(op, name, t);
+  check_device(op, name, t, grouped.like());
 
   const auto sizes = t.sizes();
   bool fits = false;

@@ -89,10 +89,11 @@ inline double quantize_grad_x(double g, double x, const Affine &a, const Grid &g
     return mask(x, a, grid) ? g / a.scale : 0.0;
 }
 
+// Divided twice, since g * x alone may fall below the smallest double.
 inline Pair quantize_terms(double g, double x, const Affine &a, const Grid &grid)
 {
     if (std::isnan(x)) return {x, x};
-    return mask(x, a, grid) ? Pair{-g * x / (a.scale * a.scale), g} : Pair{0.0, 0.0};
+    return mask(x, a, grid) ? Pair{-g * (x / a.scale) / a.scale, g} : Pair{0.0, 0.0};
 }
 
 inline Pair dequantize_terms(double g, double q, const Affine &a) { return {g * (q - a.zero_point), -g * a.scale}; }

@@ -179,7 +179,7 @@ inline double sum_tolerance(detent_dtype real) { return real == DETENT_F32 ? 0x1
 inline bool close(double got, const Sum &want, detent_dtype real)
 {
     const double rounding = real == DETENT_F32 ? 0x1p-24 : 0x1p-52;
-    const double tolerance = sum_tolerance(real) * want.magnitude + rounding * std::fabs(want.value) + 0x1p16 * smallest_of(real);
+    const double tolerance = sum_tolerance(real) * want.magnitude + rounding * std::fabs(want.value) + 0x1p32 * smallest_of(real);
     return std::fabs(got - want.value) <= tolerance;
 }
 

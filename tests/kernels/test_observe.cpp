@@ -55,7 +55,7 @@ Statistics observed(const Array &x, detent_shape3 shape, detent_parallel_for par
 }
 
 // Normal values with, now and then, what must be ignored and what must just about count.
-Array random_data(detent_dtype dtype, detent_shape3 shape, uint64_t seed)
+Array drawn(detent_dtype dtype, detent_shape3 shape, uint64_t seed)
 {
     std::mt19937_64 random(seed);
     std::normal_distribution<double> normal;
@@ -89,7 +89,7 @@ TEST(Observe, equals_the_oracle_on_every_shape_and_dtype)
     uint64_t seed = 50;
     for (const detent_shape3 shape : shapes())
         for (const detent_dtype dtype : float_dtypes) {
-            const Array x = random_data(dtype, shape, ++seed);
+            const Array x = drawn(dtype, shape, ++seed);
             std::ostringstream what;
             what << name_of(dtype) << ", shape " << shape << ", seed " << seed;
             expect_statistics(observed(x, shape), oracle_observed(x, shape), what.str());
@@ -147,7 +147,7 @@ TEST(Observe, the_partition_changes_no_bit)
 {
     for (const detent_shape3 shape : {detent_shape3{1, 1, 200003}, detent_shape3{40009, 5, 1}, detent_shape3{7, 3, 5003}, detent_shape3{1, 9001, 3}})
         for (const detent_dtype dtype : float_dtypes) {
-            const Array x = random_data(dtype, shape, 51);
+            const Array x = drawn(dtype, shape, 51);
             const Statistics expected = observed(x, shape);
             for (const detent_parallel_for parallel : {reversed_chunks, threads}) {
                 const Statistics got = observed(x, shape, parallel);
@@ -163,7 +163,7 @@ TEST(Observe, running_statistics_do_not_depend_on_the_order_of_batches)
     for (const detent_dtype dtype : float_dtypes)
         for (const detent_shape3 shape : {detent_shape3{3, 4, 50}, detent_shape3{50, 4, 3}}) {
             std::vector<Array> batches;
-            for (uint64_t seed = 60; seed < 64; ++seed) batches.push_back(random_data(dtype, shape, seed));
+            for (uint64_t seed = 60; seed < 64; ++seed) batches.push_back(drawn(dtype, shape, seed));
             std::vector<oracle::Observed> want(shape.groups);
             for (const Array &x : batches)
                 for (size_t i = 0; i < x.size(); ++i) want[group_at(shape, i)].add(x[i], largest_of(dtype));

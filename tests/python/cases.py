@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+import oracle
+
 FLOATS = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 # Around the vector width, the block of 512 and the unit of a thread, and a few primes.
 LENGTHS = [0, 1, 2, 7, 8, 9, 31, 127, 511, 512, 513, 1031, 16383, 16384, 16385, 40009]
@@ -28,7 +30,17 @@ def spiced(x: Tensor, scale: float) -> Tensor:
     """x with halves, signed zeros, subnormals, infinities, NaN and grid ends in its first places."""
     info = torch.finfo(x.dtype)
     halves = [(k + 0.5) * scale for k in (-3, -2, -1, 0, 1, 2)]
-    rare = [0.0, -0.0, info.smallest_normal / 2, -info.smallest_normal / 2, info.max, info.min, math.inf, -math.inf, math.nan]
+    rare = [
+        0.0,
+        -0.0,
+        info.smallest_normal / 2,
+        -info.smallest_normal / 2,
+        info.max,
+        info.min,
+        math.inf,
+        -math.inf,
+        math.nan,
+    ]
     flat = x.flatten()
     values = torch.tensor(halves + rare, dtype=torch.float64).to(x.dtype)[: flat.numel()]
     return torch.cat([values, flat[values.numel() :]]).view(x.shape)
@@ -56,12 +68,11 @@ GRANULARITIES = {
     "one block": ((6, 4, 8, 10), None, [-1, -1, -1, -1]),
     "every element": ((6, 4, 8, 10), None, [1, 1, 1, 1]),
 }
+FOUR_DIMENSIONAL = [name for name, (shape, _, _) in GRANULARITIES.items() if len(shape) == 4]
 
 
 def encodings(x: Tensor, axis, block_size, power_of_two: bool, dtype=torch.float32) -> tuple[Tensor, Tensor]:
     """(scale, zero_point) for every group of x."""
-    import oracle
-
     shape = oracle.group_shape(x, axis, block_size)
     exponents = torch.randint(-6, 1, shape)
     scale = torch.exp2(exponents.double()) * (1.0 if power_of_two else 1.0 + torch.rand(shape, dtype=torch.float64))

@@ -24,7 +24,18 @@ def test_the_path_asked_for_is_active():
 
 def test_marked_modules_pass_with_gradients_from_python(tmp_path):
     report = tmp_path / "report.xml"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "both_autograd_paths", f"--junitxml={report}", str(HERE)]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-m",
+        "both_autograd_paths",
+        f"--junitxml={report}",
+        str(HERE),
+    ]
     environment = {**os.environ, "DETENT_PYTHON_AUTOGRAD": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]

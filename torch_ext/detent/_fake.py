@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -108,6 +110,22 @@ def _encode(first, second, qmin, qmax, symmetric, zero_point=None):
     return out, torch.empty_like(out)
 
 
+def _on_one_device(name: str, fake):
+    """Torch picks this kernel as soon as one tensor is on the meta device, even where the others hold data."""
+
+    @functools.wraps(fake)
+    def checked(*args, **kwargs):
+        devices = {t.device for t in (*args, *kwargs.values()) if isinstance(t, Tensor)}
+        if len(devices) > 1:
+            raise ValueError(
+                f"{name}: tensors are on devices {', '.join(sorted(map(str, devices)))}, expected one device.\n"
+                "  Move them, for example scale.to(x.device)."
+            )
+        return fake(*args, **kwargs)
+
+    return checked
+
+
 def register() -> None:
     for name, fake in {
         "fake_quantize": _fake_quantize,
@@ -128,4 +146,4 @@ def register() -> None:
         "encode_min_max": _encode,
         "encode_affine": _encode,
     }.items():
-        torch.library.register_fake(f"detent::{name}", fake)
+        torch.library.register_fake(f"detent::{name}", _on_one_device(name, fake))

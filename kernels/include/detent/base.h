@@ -61,7 +61,7 @@ DETENT_API detent_dtype detent_math_dtype(detent_dtype data, detent_grid grid);
  *   scale, zero_point   [groups] real; scale finite and > 0, zero_point in grid units, rounded half-even where it is
  *                       used (both promised: checking would stall a stream). zero_point NULL means 0.
  *   min, max            [groups] real, used where scale is NULL. With N = qmax - qmin the kernel derives
- *                           scale      = max(|max - min| / N, min(1.1920929e-7, 0.01 / N))
+ *                           scale      = max(|max - min| / N, min(2^-23, 0.01 / N))
  *                           zero_point = centre                                              if symmetric
  *                                        clamp(qmin - rint(min / scale), qmin, qmax)         otherwise
  *   centre              the fixed zero_point of a symmetric grid; detent_grid_centre() is the usual one */

@@ -1,7 +1,7 @@
 /* Encodings: from statistics to a range, from a range to scale and zero_point. All arrays are [n] real.
  *
  * detent_encode_min_max: the range of observed values lo, hi. With N = qmax - qmin, P = qmax - centre,
- * Q = centre - qmin and f = min(1.1920929e-7, 0.01 / N):
+ * Q = centre - qmin and f = min(2^-23, 0.01 / N):
  *
  *     min = min(lo, 0)    max = max(hi, 0)                        zero is always representable
  *     where (max - min) / N < f                                   a constant or empty tensor

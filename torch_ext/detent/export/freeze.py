@@ -1,0 +1,93 @@
+"""A copy of a simulation model whose quantizers are constants."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from .._layout import Layout
+from ..quantizers import AffineQuantizer
+from .qdq import Quantization
+
+if TYPE_CHECKING:
+    from ..quantsim import QuantizationSimModel
+
+__all__ = ["call_arguments", "check_calibrated", "cpu_copy", "freeze"]
+
+
+class _Frozen(nn.Module):
+    """A quantizer as one call with constant scale and zero_point; ``number`` finds it again in the exported graph."""
+
+    def __init__(self, number: int, quantization: Quantization) -> None:
+        super().__init__()
+        self._number = float(number)
+        self._quantization = quantization
+        self.register_buffer("scale", quantization.scale, persistent=False)
+        self.register_buffer("zero_point", quantization.zero_point, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q = self._quantization
+        scale, zero_point = q.layout.on(x, self.scale), q.layout.on(x, self.zero_point)
+        blocks = q.layout.blocks_for("export", x)
+        return torch.ops.detent.fake_quantize(x, scale, zero_point, q.qmin, q.qmax, q.layout.axis, blocks, self._number)
+
+
+def check_calibrated(sim: QuantizationSimModel) -> None:
+    """Raise RuntimeError where an enabled quantizer has no range."""
+    missing = [name for name, _, quantizer in sim._named_slots() if _active(quantizer) and not quantizer.is_initialized()]
+    if missing:
+        shown = ", ".join(missing[:5]) + (" ..." if len(missing) > 5 else "")
+        raise RuntimeError(
+            f"export: {len(missing)} quantizers have no range yet ({shown}). Run sim.compute_encodings() with a few batches "
+            "of representative data first, load encodings, or switch those quantizers off."
+        )
+
+
+def _active(quantizer: AffineQuantizer) -> bool:
+    return quantizer.enabled and not quantizer._unseen
+
+
+@torch.no_grad()
+def _read(name: str, quantizer: AffineQuantizer) -> Quantization:
+    """The numbers the quantizer's own forward uses now."""
+    layout = Layout.of("export", quantizer.shape, quantizer.block_size)
+    scale, zero_point = quantizer.get_scale().detach().cpu(), quantizer.get_zero_point().detach().cpu()
+    return Quantization(name, scale, zero_point, quantizer.qmin, quantizer.qmax, layout, quantizer.get_encoding())
+
+
+def freeze(sim: QuantizationSimModel, first_number: int) -> tuple[nn.Module, dict[int, Quantization]]:
+    """A CPU copy in eval mode with frozen quantizers, and what each of their numbers means.
+
+    Quantizers that are off, or saw no data, pass their tensor in float, as in the simulation.
+    """
+    quantizations: dict[int, Quantization] = {}
+    replacements: dict[int, nn.Module] = {}
+    for name, _, quantizer in sim._named_slots():
+        if id(quantizer) in replacements:
+            continue  # shared: known by its first name
+        if not _active(quantizer):
+            replacements[id(quantizer)] = nn.Identity()
+            continue
+        number = first_number + len(quantizations)
+        quantizations[number] = _read(name, quantizer)
+        replacements[id(quantizer)] = _Frozen(number, quantizations[number])
+    return cpu_copy(sim.model, replacements), quantizations
+
+
+def cpu_copy(model: nn.Module, replacements: Mapping[int, nn.Module] | None = None) -> nn.Module:
+    """A deep copy on the CPU in eval mode; modules whose id is in ``replacements`` are replaced, not copied."""
+    made = copy.deepcopy(model, dict(replacements or {}))
+    return made.cpu().eval()
+
+
+def call_arguments(dummy_input: Any) -> tuple[tuple, dict[str, Any]]:
+    """A sample input as positional and keyword arguments on the CPU."""
+    sample = tree_map(lambda leaf: leaf.detach().cpu() if isinstance(leaf, Tensor) else leaf, dummy_input)
+    if isinstance(sample, Mapping):
+        return (), dict(sample)
+    return (tuple(sample) if isinstance(sample, (tuple, list)) else (sample,)), {}

@@ -1,0 +1,14 @@
+"""Quantized modules: each is its torch.nn twin with quantizers on its inputs, parameters and outputs.
+
+The classes (``QuantizedConv2d``, ``QuantizedLinear``, ...) are generated from the table in :mod:`detent.nn.table`.
+"""
+
+from .base import QuantizedModule
+from .fast_path import GUARDED, guard_fast_paths
+from .table import CLASSES, SLOTS, Slots, quantize_module, quantized_class
+
+_generated = {made.__name__: made for made in (*CLASSES.values(), *GUARDED.values())}
+globals().update(_generated)
+
+__all__ = ["CLASSES", "SLOTS", "QuantizedModule", "Slots", "guard_fast_paths", "quantize_module", "quantized_class"]
+__all__ += list(_generated)

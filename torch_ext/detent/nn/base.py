@@ -1,0 +1,106 @@
+"""The quantizers of a module, and how its call goes through them."""
+
+from __future__ import annotations
+
+import weakref
+
+from torch import Tensor, nn
+
+from ..quantizers import AffineQuantizer
+from ..quantizers.source import Source
+
+__all__ = ["ParamQuantizers", "QuantizedModule"]
+
+
+class ParamQuantizers(nn.ModuleDict):
+    """Quantizers by parameter name; one that is put in learns which parameter it follows."""
+
+    def __init__(self, owner: nn.Module, names: tuple[str, ...]):
+        super().__init__()
+        self._owner = weakref.ref(owner)
+        for name in names:
+            self.add_module(name, None)
+
+    def add_module(self, name: str, module: nn.Module | None) -> None:
+        super().add_module(name, module)
+        owner = self._owner()
+        if isinstance(module, AffineQuantizer) and owner is not None:
+            module._source = Source(owner, name)
+
+    # A weak reference neither pickles nor follows a copy: both are told the owner anew.
+    def __deepcopy__(self, memo: dict) -> ParamQuantizers:
+        owner = self._owner()
+        made = ParamQuantizers.__new__(ParamQuantizers)
+        memo[id(self)] = made
+        state = {key: value for key, value in self.__dict__.items() if key != "_owner"}
+        made.__dict__.update(_deepcopied(state, memo))
+        made._owner = self._owner if owner is None else weakref.ref(memo.get(id(owner), owner))
+        return made
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_owner": self._owner()}
+
+    def __setstate__(self, state: dict) -> None:
+        owner = state.pop("_owner")
+        super().__setstate__(state)
+        self._owner = weakref.ref(owner) if owner is not None else lambda: None
+
+
+def _deepcopied(state: dict, memo: dict) -> dict:
+    import copy
+
+    return copy.deepcopy(state, memo)
+
+
+class QuantizedModule(nn.Module):
+    """A module with quantizers.
+
+    ``input_quantizers`` and ``output_quantizers`` are lists, ``param_quantizers`` a dictionary by parameter name; an
+    entry that is ``None`` leaves its tensor as it is. With no quantizer, or all of them off, the module computes what its
+    float twin does, bit for bit. Tensors that are not of a float type pass unquantized.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._add_slots()
+
+    def _add_slots(self) -> None:
+        slots = self._slots
+        self.param_quantizers = ParamQuantizers(self, slots.params)
+        self.input_quantizers = nn.ModuleList([None] * slots.inputs)
+        self.output_quantizers = nn.ModuleList([None] * slots.outputs)
+
+    def quantizers(self):
+        """``(slot, name, quantizer)`` of every entry that is not ``None``; slot is "input", "param" or "output"."""
+        for slot in ("input", "param", "output"):
+            for name, quantizer in self._modules[f"{slot}_quantizers"]._modules.items():
+                if quantizer is not None:
+                    yield slot, name, quantizer
+
+
+def quantize_input(module: nn.Module, x, index: str = "0"):
+    quantizer = module._modules["input_quantizers"]._modules[index]
+    if quantizer is not None and isinstance(x, Tensor) and x.is_floating_point():
+        return quantizer(x)
+    return x
+
+
+def quantize_param(module: nn.Module, name: str) -> Tensor | None:
+    value = getattr(module, name)
+    quantizer = module._modules["param_quantizers"]._modules[name]
+    return value if quantizer is None or value is None else quantizer(value)
+
+
+def quantize_output(module: nn.Module, y):
+    quantizers = module._modules["output_quantizers"]._modules
+    if isinstance(y, Tensor):
+        quantizer = quantizers["0"]
+        return quantizer(y) if quantizer is not None and y.is_floating_point() else y
+    if isinstance(y, tuple) and type(y) is tuple:
+        return tuple(_quantize_nth(quantizers, str(i), part) for i, part in enumerate(y))
+    return y
+
+
+def _quantize_nth(quantizers: dict, index: str, part):
+    quantizer = quantizers.get(index)
+    return quantizer(part) if quantizer is not None and isinstance(part, Tensor) and part.is_floating_point() else part

@@ -1,0 +1,116 @@
+"""The calls of modules that have parameters: as torch.nn writes them, with the parameters passed through quantizers.
+
+No parameter is replaced on the module, so replicas and threads cannot see each other's quantized values.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from .base import quantize_input, quantize_output, quantize_param
+
+
+def plain(float_forward):
+    """Any module without parameters whose first argument is its input."""
+
+    def forward(self, input, *args, **kwargs):
+        return quantize_output(self, float_forward(self, quantize_input(self, input), *args, **kwargs))
+
+    return forward
+
+
+def convolution(float_forward):
+    def forward(self, input):
+        x = quantize_input(self, input)
+        return quantize_output(self, self._conv_forward(x, quantize_param(self, "weight"), quantize_param(self, "bias")))
+
+    return forward
+
+
+def transposed_convolution(function):
+    def forward(self, input, output_size=None):
+        if self.padding_mode != "zeros":
+            raise ValueError(f"{type(self).__name__}: padding_mode is {self.padding_mode!r}, expected 'zeros'.")
+        x = quantize_input(self, input)
+        padding = self._output_padding(
+            x, output_size, self.stride, self.padding, self.kernel_size, len(self.kernel_size), self.dilation
+        )
+        y = function(
+            x, quantize_param(self, "weight"), quantize_param(self, "bias"), self.stride, self.padding, padding,
+            self.groups, self.dilation,
+        )  # fmt: skip
+        return quantize_output(self, y)
+
+    return forward
+
+
+def linear(float_forward):
+    def forward(self, input):
+        x = quantize_input(self, input)
+        return quantize_output(self, F.linear(x, quantize_param(self, "weight"), quantize_param(self, "bias")))
+
+    return forward
+
+
+def embedding(float_forward):
+    def forward(self, input):
+        weight, limit = self.weight, self.max_norm
+        if limit is not None:  # renormalises the rows in place, so before they are quantized
+            input = input.contiguous()
+            with torch.no_grad():
+                torch.embedding_renorm_(weight, input, limit, self.norm_type)
+        quantized = quantize_param(self, "weight")
+        # A sparse gradient would have to pass the quantizer, which works on dense tensors.
+        sparse = self.sparse and quantized is weight
+        y = F.embedding(input, quantized, self.padding_idx, None, self.norm_type, self.scale_grad_by_freq, sparse)
+        return quantize_output(self, y)
+
+    return forward
+
+
+def layer_norm(float_forward):
+    def forward(self, input):
+        x = quantize_input(self, input)
+        weight, bias = quantize_param(self, "weight"), quantize_param(self, "bias")
+        return quantize_output(self, F.layer_norm(x, self.normalized_shape, weight, bias, self.eps))
+
+    return forward
+
+
+def group_norm(float_forward):
+    def forward(self, input):
+        x = quantize_input(self, input)
+        weight, bias = quantize_param(self, "weight"), quantize_param(self, "bias")
+        return quantize_output(self, F.group_norm(x, self.num_groups, weight, bias, self.eps))
+
+    return forward
+
+
+def prelu(float_forward):
+    def forward(self, input):
+        return quantize_output(self, F.prelu(quantize_input(self, input), quantize_param(self, "weight")))
+
+    return forward
+
+
+def batch_norm(float_forward):
+    def forward(self, input):
+        x = quantize_input(self, input)
+        self._check_input_dim(x)
+        update = self.training and self.track_running_stats
+        factor = 0.0 if self.momentum is None else self.momentum
+        if update and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+            if self.momentum is None:
+                factor = 1.0 / float(self.num_batches_tracked)
+        mean, var = self.running_mean, self.running_var
+        of_batch = self.training or (mean is None and var is None)
+        kept = not self.training or self.track_running_stats
+        y = F.batch_norm(
+            x, mean if kept else None, var if kept else None, quantize_param(self, "weight"), quantize_param(self, "bias"),
+            of_batch, factor, self.eps,
+        )  # fmt: skip
+        return quantize_output(self, y)
+
+    return forward

@@ -1,0 +1,126 @@
+"""The two affine quantizers: to codes, and to codes and back."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .base import AffineQuantizer
+
+__all__ = ["Quantize", "QuantizeDequantize"]
+
+_ops = torch.ops.detent
+
+_ARGUMENTS = """
+    ``(shape, bitwidth, symmetric)`` takes the signed grid if ``symmetric``, else the unsigned one;
+    ``(shape, qmin, qmax, symmetric)`` takes the grid as it is. Which of the two it is follows from the third argument.
+
+    Args:
+        shape: Shape of the range, read against x from the right: ``()`` or ``(1,)`` per tensor, ``(C, 1, 1, 1)`` per
+            channel of a 4-dimensional x, anything with more sizes other than 1 per block.
+        bitwidth: 2 to 32.
+        qmin, qmax: Inclusive grid ends, within -2**31 .. 2**32 - 1.
+        symmetric: Whether the zero point is fixed, at the centre of the grid or at ``zero_point``.
+        zero_point: The fixed zero point of a symmetric grid where it is not the centre, such as 0 on 0 .. 255.
+        block_size: Elements per scale along each dimension of ``shape``; -1 divides the dimension evenly.
+        observer: What calibration collects with; ``None``: a :class:`detent.observers.MinMaxObserver`.
+        mode: ``"learned"``, ``"fixed"`` or ``"dynamic"``.
+        parametrization: ``"min_max"`` (parameters ``min`` and ``max``) or ``"scale_zero_point"`` (parameters ``scale``
+            and, if asymmetric, ``zero_point``).
+        grad_scale: Factor on the gradients of ``scale`` and ``zero_point``; ``"lsq"``: 1 / sqrt(n * qmax) for n elements
+            of x per scale (Esser 2020, section 2.2).
+    Raises:
+        ValueError: An argument is none of these. TypeError: there are too few or too many.
+"""
+
+
+class QuantizeDequantize(AffineQuantizer):
+    __doc__ = (
+        """Round a tensor to an integer grid and back, with a straight-through gradient.
+"""
+        + _ARGUMENTS
+        + """        RuntimeError (from a call): there is no range yet.
+    Example:
+        >>> quantizer = QuantizeDequantize((1,), 3, symmetric=False)
+        >>> quantizer.set_range(-1.0, 2.5)
+        >>> quantizer(torch.tensor([-1.2, 0.3, 9.0])).detach()
+        tensor([-1.0000,  0.5000,  2.5000])
+    """
+    )
+
+    def _forward(self, x: Tensor) -> Tensor:
+        grid = self._grid
+        if self._parametrization == "min_max" and not self._dynamic:
+            return self._with_range(x, self.min, self.max)
+        layout = self._layout
+        blocks = None if layout.block_size is None else layout.blocks_for("QuantizeDequantize", x)
+        if self._dynamic:
+            clip = layout.on(x, self.clip) if self._clip_per_group else self.clip
+            return _ops.fake_quantize_dynamic(
+                x, clip, grid.qmin, grid.qmax, grid.symmetric, self._axis, blocks, grid.zero_point
+            )[0]
+        scale, point = self._trained_affine()
+        if not self._per_tensor:
+            scale, point = layout.on(x, scale), None if point is None else layout.on(x, point)
+        return _ops.fake_quantize(x, scale, point, grid.qmin, grid.qmax, self._axis, blocks, self._grad_factor(x))
+
+    def _with_range(self, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        grid = self._grid
+        if self._per_tensor:
+            return _ops.fake_quantize_range(x, low, high, grid.qmin, grid.qmax, grid.symmetric, grid.zero_point)
+        layout = self._layout
+        blocks = None if layout.block_size is None else layout.blocks_for("QuantizeDequantize", x)
+        return _ops.fake_quantize_range(
+            x, layout.on(x, low), layout.on(x, high), grid.qmin, grid.qmax, grid.symmetric, grid.zero_point, self._axis, blocks
+        )
+
+
+class Quantize(AffineQuantizer):
+    __doc__ = (
+        """Round a tensor to the codes of an integer grid.
+
+    Codes are held as floats of x's type and carry a gradient, or with ``dtype`` as integers, which carry none.
+"""
+        + _ARGUMENTS
+        + """        RuntimeError (from a call): there is no range yet.
+
+    Further option: ``dtype``, one of torch.int8, uint8, int16, int32, or ``None``.
+
+    Example:
+        >>> quantizer = Quantize((1,), -4, 3, symmetric=True, dtype=torch.int8)
+        >>> quantizer.set_range(-2.0, 1.5)
+        >>> quantizer(torch.tensor([-1.2, 0.3, 9.0]))
+        tensor([-2,  1,  3], dtype=torch.int8)
+    """
+    )
+
+    def __init__(self, shape, *grid, dtype: torch.dtype | None = None, **options):
+        super().__init__(shape, *grid, **options)
+        self.dtype = dtype
+
+    def _forward(self, x: Tensor) -> Tensor:
+        grid = self._grid
+        if self._parametrization == "scale_zero_point":
+            return self._codes(x, *self._trained_affine())
+        if not self._dynamic:
+            return self._with_range(x, self.min, self.max)
+        layout = self._layout
+        clip = layout.on(x, self.clip) if self._clip_per_group else self.clip
+        _, low, high = _ops.fake_quantize_dynamic(
+            x, clip, grid.qmin, grid.qmax, grid.symmetric, self._axis, layout.blocks_for("Quantize", x), grid.zero_point
+        )
+        return self._with_range(x, low.reshape(self.shape), high.reshape(self.shape))
+
+    def _with_range(self, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        if x.dtype == torch.float64:  # the arithmetic of float64 data is float64 throughout
+            low, high = low.double(), high.double()
+        return self._codes(x, *self._affine_of_range(low, high))
+
+    def _codes(self, x: Tensor, scale: Tensor, point: Tensor | None) -> Tensor:
+        grid, layout = self._grid, self._layout
+        blocks = layout.blocks_for("Quantize", x)
+        if not self._per_tensor:
+            scale, point = layout.on(x, scale), None if point is None else layout.on(x, point)
+        if point is not None and not point.requires_grad and grid.symmetric and grid.centre == 0:
+            point = None
+        return _ops.quantize(x, scale, point, grid.qmin, grid.qmax, self.dtype, self._axis, blocks)

@@ -1,0 +1,248 @@
+"""The numbers of a quantizer: range, scale and zero point as they are now, read and written."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..encodings import AffineEncoding
+from .grid import Grid
+
+_ops = torch.ops.detent
+
+
+class Numbers:
+    """Part of :class:`AffineQuantizer`."""
+
+    def is_initialized(self) -> bool:
+        """Whether there is a range: calibrated, set, loaded, or written into the parameters in place."""
+        if self._initialized:
+            return True
+        parameters = [parameter for parameter in self.parameters() if not parameter.is_inference()]
+        if not parameters or len(parameters) != len(self._versions):
+            return False
+        return all(parameter._version > noted for parameter, noted in zip(parameters, self._versions))
+
+    def _followed(self) -> Tensor:
+        tensor = self._source.tensor() if self._source is not None else None
+        if tensor is None:
+            raise RuntimeError(
+                f"{self._title()} is dynamic and belongs to no parameter, so it has no range between calls. Put it into "
+                "a quantized module's param_quantizers, or give it a range with set_range(min, max)."
+            )
+        return tensor.detach()
+
+    def _dynamic_range(self) -> tuple[Tensor, Tensor]:
+        """The range of the followed parameter as it is now."""
+        x, grid = self._followed(), self._grid
+        _, low, high = _ops.fake_quantize_dynamic(
+            x, self._layout.on(x, self.clip) if self._clip_per_group else self.clip, grid.qmin, grid.qmax,
+            grid.symmetric, self._axis, self._layout.blocks_for(type(self).__name__, x), grid.zero_point,
+        )  # fmt: skip
+        return low.reshape(self.shape), high.reshape(self.shape)
+
+    def _affine_of_range(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """scale and zero_point of a range: the kernel's numbers, with a gradient where the range carries one."""
+        grid = self._grid
+        with torch.no_grad():
+            scale, zero_point = _ops.encode_affine(
+                low.detach(), high.detach(), grid.qmin, grid.qmax, grid.symmetric, grid.zero_point
+            )
+        if not (low.requires_grad or high.requires_grad):
+            return scale, zero_point
+        # The value is the kernel's; what is added is zero and carries the slope of the formula in detent/encode.h.
+        low, high = low.to(scale.dtype), high.to(scale.dtype)
+        step = (high - low) / grid.steps
+        scale = scale + torch.where(step < 0, -1.0, 1.0) * (step - step.detach())
+        if not grid.symmetric:
+            code = grid.qmin - low / scale
+            inside = (torch.round(code.detach()) >= grid.qmin) & (torch.round(code.detach()) <= grid.qmax)
+            zero_point = zero_point + torch.where(inside, code - code.detach(), torch.zeros_like(code))
+        return scale, zero_point
+
+    def _affine(self) -> tuple[Tensor, Tensor]:
+        """The effective scale and zero_point, shaped like the range."""
+        if self._dynamic:
+            return self._affine_of_range(*self._dynamic_range())
+        if self._parametrization == "min_max":
+            return self._affine_of_range(self.min, self.max)
+        scale, zero_point = self._trained_affine()
+        return scale, torch.zeros_like(scale) if zero_point is None else zero_point
+
+    def _trained_affine(self) -> tuple[Tensor, Tensor | None]:
+        """The held scale and zero_point, kept usable whatever an optimizer made of them; gradients pass unchanged."""
+        grid = self._grid
+        size = self.scale.abs()
+        scale = size + (size.clamp_min(min(1.1920929e-7, 0.01 / grid.steps)) - size).detach()
+        if grid.symmetric:
+            return scale, self._centre
+        point = self.zero_point
+        return scale, point + (point.clamp(grid.qmin, grid.qmax) - point).detach()
+
+    def _grad_factor(self, x: Tensor) -> float:
+        if self.grad_scale != "lsq":
+            return float(self.grad_scale)
+        elements = x.numel()
+        if torch.jit.is_tracing():  # a traced module keeps the factor of the sample
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", torch.jit.TracerWarning)
+                elements = int(elements)
+        return 1.0 / math.sqrt(max(elements // math.prod(self.shape), 1) * max(self._grid.qmax, 1))
+
+    def get_scale(self, dtype: torch.dtype | None = None) -> Tensor | None:
+        """Real units per step as the kernels use them, shaped like the range; ``None`` without a range.
+
+        In mode ``"learned"`` it carries a gradient to the parameters.
+
+        Args:
+            dtype: Type to convert to; ``None``: float32, float64 for grids beyond +-2**23.
+        Raises:
+            RuntimeError: The mode is ``"dynamic"`` and the parameter is not known.
+        """
+        return self._affine()[0].to(dtype) if self.is_initialized() else None
+
+    def get_zero_point(self, dtype: torch.dtype | None = None) -> Tensor | None:
+        """The integer that stands for 0.0, held in a float type; otherwise as :meth:`get_scale`."""
+        if not self.is_initialized():
+            return None
+        point = self._affine()[1]
+        return (point + (point.round() - point).detach()).to(dtype)
+
+    def get_offset(self, dtype: torch.dtype | None = None) -> Tensor | None:
+        """``-zero_point``, as encodings files count it before they add ``qmin``."""
+        point = self.get_zero_point(dtype)
+        return None if point is None else 0 - point  # never -0
+
+    def get_min(self, dtype: torch.dtype | None = None) -> Tensor | None:
+        """Smallest value on the grid, shaped like the range; otherwise as :meth:`get_scale`."""
+        return self._end(self._grid.qmin, dtype)
+
+    def get_max(self, dtype: torch.dtype | None = None) -> Tensor | None:
+        """Largest value on the grid, shaped like the range; otherwise as :meth:`get_scale`."""
+        return self._end(self._grid.qmax, dtype)
+
+    def _end(self, code: int, dtype: torch.dtype | None) -> Tensor | None:
+        if not self.is_initialized():
+            return None
+        scale, point = self._affine()
+        point = point + (point.round() - point).detach()
+        return ((code - point) * scale).to(dtype)
+
+    def get_encoding(self) -> AffineEncoding | None:
+        """The encoding as it is now, on the CPU; ``None`` without a range.
+
+        Raises:
+            ValueError: The scale is not finite, because training diverged.
+        """
+        if not self.is_initialized():
+            return None
+        with torch.no_grad():
+            scale, point = (tensor.cpu() for tensor in self._affine())
+        return AffineEncoding(
+            scale, self._grid.qmin - point.round(), self.bitwidth, self.symmetric, self.granularity, self._grid.steps,
+            self._concrete_blocks(),
+        )  # fmt: skip
+
+    def _concrete_blocks(self) -> tuple[int, ...] | None:
+        """block_size with the sizes of the followed parameter, where it is known."""
+        tensor = self._source.tensor() if self._source is not None else None
+        if self.block_size is None or tensor is None or tensor.dim() != len(self.shape):
+            return self.block_size
+        return tuple(self._layout.blocks_for(type(self).__name__, tensor))
+
+    def set_range(self, min: Tensor | float | Sequence[float], max: Tensor | float | Sequence[float]) -> None:
+        """Give the quantizer a range. Mode ``"dynamic"`` becomes ``"fixed"``; the others stay.
+
+        Args:
+            min, max: Ends of the range in real units, numbers or tensors that broadcast to ``shape`` (or have as many
+                elements); finite, ``min <= max``.
+        Raises:
+            ValueError: They do not fit ``shape``, are not finite, or ``min > max``. Nothing has changed.
+        """
+        low, high = self._read_end("min", min), self._read_end("max", max)
+        if not bool((torch.isfinite(low) & torch.isfinite(high) & (low <= high)).all()):
+            raise ValueError(
+                f"{self._title()}: min is {low.flatten()[:4].tolist()} and max {high.flatten()[:4].tolist()}, expected "
+                "finite numbers with min <= max."
+            )
+        if self._dynamic:
+            self._install(self._layout, "fixed", self._device())
+        self._write_range(low, high)
+
+    def set_encoding(self, encoding: AffineEncoding, *, requires_grad: bool | None = None) -> None:
+        """Take over an encoding: bitwidth, symmetry and range. Mode ``"dynamic"`` becomes ``"fixed"``.
+
+        Args:
+            encoding: As many scales as this quantizer has groups. Its grid keeps this quantizer's signedness, or where
+                only the other fits its zero point, takes that.
+            requires_grad: ``True`` and ``False`` make the mode ``"learned"`` and ``"fixed"``; ``None`` leaves it.
+        Raises:
+            ValueError: The encoding does not fit. Nothing has changed.
+        """
+        if encoding.scale.numel() != math.prod(self.shape):
+            raise ValueError(
+                f"{self._title()}: the encoding has {encoding.scale.numel()} scales, expected {math.prod(self.shape)} for "
+                f"shape {self.shape}."
+            )
+        bits = encoding.bitwidth
+        low = -(2 ** (bits - 1)) if self.signed else 0
+        high = low + 2**bits - 1
+        low = high - encoding.num_steps  # a strict grid leaves out its lowest code
+        points = encoding.zero_point(low)
+        if not bool(((points >= low) & (points <= high)).all()):
+            raise ValueError(f"{self._title()}: the encoding's offset is {encoding.offset.flatten()[:4].tolist()}, expected "
+                             f"{-encoding.num_steps} .. 0.")  # fmt: skip
+        fixed = None
+        if encoding.is_symmetric:
+            first = int(points.flatten()[0])
+            if not bool((points == first).all()):
+                raise ValueError(f"{self._title()}: a symmetric encoding has several zero points, expected one.")
+            fixed = None if first == round((low + high) / 2) else first
+        grid = Grid.of(type(self).__name__, low, high, encoding.is_symmetric, fixed)
+        held = AffineEncoding(
+            encoding.scale.reshape(self.shape).float(), encoding.offset.reshape(self.shape).float(), bits,
+            encoding.is_symmetric, self.granularity, encoding.num_steps, self.block_size,
+        )  # fmt: skip
+        ends = held.range(grid.qmin, grid.qmax, grid.symmetric, grid.zero_point)
+        mode = "fixed" if self._dynamic else self.mode
+        if requires_grad is not None:
+            mode = "learned" if requires_grad else "fixed"
+        self._grid = grid
+        self._install(self._layout, mode, self._device())
+        self._write_range(*ends)
+
+    def _read_end(self, name: str, value: Tensor | float | Sequence[float]) -> Tensor:
+        device = self._device()
+        end = torch.as_tensor(value, dtype=torch.float32, device=device).detach()
+        if end.numel() == math.prod(self.shape):
+            return end.reshape(self.shape)
+        try:
+            return end.expand(self.shape)
+        except RuntimeError:
+            raise ValueError(
+                f"{self._title()}: {name} has shape {tuple(end.shape)}, expected one that broadcasts to {self.shape}."
+            ) from None
+
+    @torch.no_grad()
+    def _write_range(self, low: Tensor, high: Tensor) -> None:
+        if self._parametrization == "min_max":
+            self.min.copy_(low)
+            self.max.copy_(high)
+        else:
+            grid = self._grid
+            scale, point = _ops.encode_affine(low, high, grid.qmin, grid.qmax, grid.symmetric, grid.zero_point)
+            self.scale.copy_(scale)
+            if not grid.symmetric:
+                self.zero_point.copy_(point)
+        self._initialized, self._unseen = True, False
+        self._refresh()
+
+    def reset(self) -> None:
+        """Forget the range: the next forward raises until the quantizer is calibrated again."""
+        self._initialized, self._unseen = False, False
+        self._note_versions()
+        self._refresh()

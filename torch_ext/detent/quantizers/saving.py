@@ -1,0 +1,87 @@
+"""A quantizer's state_dict: its tensors, and beside them all that says how to read them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._layout import Layout
+from .grid import PARAMETERS, Grid
+
+
+class Saving:
+    """Part of :class:`AffineQuantizer`."""
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """What state_dict holds besides tensors: plain types only."""
+        return {
+            "shape": list(self.shape),
+            "block_size": None if self.block_size is None else list(self.block_size),
+            "qmin": self.qmin,
+            "qmax": self.qmax,
+            "symmetric": self.symmetric,
+            "zero_point": self._grid.zero_point,
+            "parametrization": self._parametrization,
+            "mode": self.mode,
+            "initialized": self.is_initialized(),
+            "unseen": self._unseen,
+        }
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Take over whether there is a range; everything else was taken over before the tensors were loaded."""
+        if isinstance(state, dict) and "mode" in state:
+            self._initialized, self._unseen = bool(state["initialized"]), bool(state["unseen"])
+        self._note_versions()
+        self._refresh()
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs):
+        mine = {key: value for key, value in state_dict.items() if key.startswith(prefix)}
+        state = mine.get(prefix + "_extra_state")
+        try:
+            if isinstance(state, dict) and "mode" in state:
+                self._take_over(state, mine, prefix)
+            for name, held in (*self.named_parameters(), *self.named_buffers()):
+                value = mine.get(prefix + name)
+                if value is not None:
+                    mine[prefix + name] = self._fitted(prefix + name, value, held)
+        except ValueError as error:
+            error_msgs.append(str(error))
+            return
+        super()._load_from_state_dict(mine, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
+        names = [name for name, _ in self.named_parameters()]
+        if prefix + "_extra_state" not in mine and names and all(prefix + name in mine for name in names):
+            self._initialized, self._unseen = True, False
+            self._refresh()
+
+    def _take_over(self, state: dict[str, Any], tensors: dict[str, Any], prefix: str) -> None:
+        if state["parametrization"] != self._parametrization:
+            raise ValueError(
+                f"{prefix[:-1]}: the state holds {state['parametrization']}, expected {self._parametrization}. Build the "
+                "quantizer with that parametrization."
+            )
+        layout = Layout.of(prefix[:-1], state["shape"], state["block_size"])
+        grid = Grid.of(prefix[:-1], state["qmin"], state["qmax"], state["symmetric"], state["zero_point"])
+        self._check_options(prefix[:-1], state["mode"], self._parametrization, self.grad_scale)
+        clip = tensors.get(prefix + "clip")
+        for name in PARAMETERS[self._parametrization]:
+            value = tensors.get(prefix + name)
+            if value is not None and value.numel() != math.prod(layout.shape):
+                raise ValueError(f"{prefix}{name} has shape {tuple(value.shape)}, expected {layout.shape}.")
+        device = self._device()
+        self._grid = grid
+        self._install(layout, state["mode"], device)
+        if self.clip is not None and clip is not None and clip.numel() != self.clip.numel():
+            self._clip_per_group = clip.numel() > 1
+            self.clip = torch.ones(layout.shape if self._clip_per_group else (1,), dtype=torch.float32, device=device)
+
+    @staticmethod
+    def _fitted(key: str, value: Tensor, held: Tensor) -> Tensor:
+        if value.numel() != held.numel():
+            raise ValueError(
+                f"{key} has shape {tuple(value.shape)}, expected {tuple(held.shape)}. Load it into a quantizer of the same "
+                "shape, or keep the _extra_state beside it, which says the shape."
+            )
+        return value.reshape(held.shape).to(torch.float32)

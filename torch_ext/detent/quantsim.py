@@ -1,0 +1,320 @@
+"""QuantizationSimModel: a float model in, a model that simulates quantization while it trains, and its export."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from . import _placement
+from ._report import report
+from ._running import evaluating
+from .defs import QuantizationDataType, QuantScheme
+from .encodings import AffineEncoding, v1_0_0
+from .nn import QuantizedModule, guard_fast_paths, quantize_module, quantized_class
+from .quantizers import AffineQuantizer, quantization_disabled
+
+__all__ = ["QuantizationSimModel", "quantization_disabled"]
+
+_UNSET = object()
+
+
+class QuantizationSimModel:
+    """A model whose tensors are rounded as a quantized device would round them.
+
+    ``sim.model`` is a copy of the model (or with ``in_place`` the model itself): same modules, parameter names and
+    state_dict keys, plus quantizers. Without range learning activation ranges are fixed after calibration and parameter
+    ranges follow the parameters; with it every range is trained.
+
+    Args:
+        model: Any module, on any device, float. It is left as it is unless ``in_place``.
+        dummy_input: A sample input: a tensor, a tuple or list of arguments, or a mapping of keyword arguments. It is run
+            once, in eval mode, to see which layers run; random state and buffers are left as they were.
+        quant_scheme: A :class:`QuantScheme` or its name; ``None`` is ``min_max``.
+        rounding_mode: ``None`` or ``"nearest"``: halves to even.
+        default_output_bw, default_param_bw: Bits of activations and parameters, 2 to 32.
+        in_place: Quantize ``model`` itself.
+        config_file: ``None``, the only value supported.
+        default_data_type: ``QuantizationDataType.int``, the only value supported.
+    Raises:
+        ValueError: An argument is out of its range. NotImplementedError: it names something unsupported.
+        RuntimeError: The model is quantized already.
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> sim = QuantizationSimModel(model, torch.randn(1, 4), quant_scheme="min_max")
+        >>> sim.compute_encodings(lambda model: model(torch.randn(32, 4)))
+        >>> sim.model(torch.randn(3, 4)).shape
+        torch.Size([3, 2])
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        dummy_input: Any,
+        quant_scheme: str | QuantScheme | None = None,
+        rounding_mode: str | None = None,
+        default_output_bw: int = 8,
+        default_param_bw: int = 8,
+        in_place: bool = False,
+        config_file: str | None = None,
+        default_data_type: QuantizationDataType = QuantizationDataType.int,
+    ):
+        self.quant_scheme = _checked_scheme(quant_scheme)
+        _check_options(rounding_mode, default_output_bw, default_param_bw, config_file, default_data_type)
+        for name, module in model.named_modules():
+            if isinstance(module, (QuantizedModule, AffineQuantizer)):
+                raise RuntimeError(
+                    f"QuantizationSimModel: the model is quantized already ({name or 'the model'} is a "
+                    f"{type(module).__name__}), expected a float model. Build the sim from the original model."
+                )
+        self.default_output_bw = default_output_bw
+        self.default_param_bw = default_param_bw
+        self.model = model if in_place else copy.deepcopy(model)
+        seen = _placement.watch(self.model, dummy_input)
+        self._calls = seen.calls
+        for module in list(self.model.modules()):
+            if quantized_class(type(module)) is not None:
+                quantize_module(module)
+        guard_fast_paths(self.model)
+        _placement.place(
+            self.model, seen, output_bw=default_output_bw, param_bw=default_param_bw, learned=self.quant_scheme.learns_ranges
+        )
+
+    # --- looking ------------------------------------------------------------------------------------------------------
+
+    def named_quantizers(self) -> Iterator[tuple[str, AffineQuantizer]]:
+        """``(name, quantizer)`` of every quantizer; one that is shared comes once, under its first name."""
+        for name, module in self.model.named_modules():
+            if isinstance(module, AffineQuantizer):
+                yield name, module
+
+    def quantizers(self) -> Iterator[AffineQuantizer]:
+        """Every quantizer, once."""
+        for _, quantizer in self.named_quantizers():
+            yield quantizer
+
+    def named_qmodules(self) -> Iterator[tuple[str, QuantizedModule]]:
+        """``(name, module)`` of every quantized module."""
+        for name, module in self.model.named_modules():
+            if isinstance(module, QuantizedModule):
+                yield name, module
+
+    def __str__(self) -> str:
+        return report(self.model, self._calls)
+
+    # --- calibration --------------------------------------------------------------------------------------------------
+
+    def compute_encodings(self, forward_pass_callback: Callable[..., Any], forward_pass_callback_args: Any = _UNSET) -> None:
+        """Find every range from a few batches of representative data.
+
+        Args:
+            forward_pass_callback: Runs data through the model it is given: ``callback(model)``, or with a second
+                argument here, whatever it is, ``callback(model, args)``. It is called in eval mode without gradients.
+                Activations pass in float while they are observed; parameters are quantized.
+            forward_pass_callback_args: That second argument.
+        Raises:
+            Whatever the callback raises; the model is then as it was before, ranges and training flags included.
+        """
+        arguments = () if forward_pass_callback_args is _UNSET else (forward_pass_callback_args,)
+        active = [quantizer for quantizer in self.quantizers() if quantizer.enabled and quantizer._overwritable]
+        before = [(quantizer, quantizer._snapshot()) for quantizer in active]
+        try:
+            with evaluating(self.model):
+                of_params = self._calibrate_params(set(active))
+                observing = [quantizer for quantizer in active if quantizer not in of_params]
+                for quantizer in observing:
+                    quantizer._start_observing("pass")
+                forward_pass_callback(self.model, *arguments)
+                found = [quantizer._finish_observing() for quantizer in observing]
+        except BaseException:  # Ctrl-C too
+            for quantizer, snapshot in before:
+                quantizer._restore(snapshot)
+            raise
+        for quantizer in observing:
+            quantizer._mark_unseen()
+        if observing and not any(found):
+            warnings.warn(
+                "compute_encodings: no quantizer saw any data, so activations stay float. The callback is given the model: "
+                "run your data through that one.",
+                stacklevel=2,
+            )
+
+    def _calibrate_params(self, active: set[AffineQuantizer]) -> set[AffineQuantizer]:
+        """Ranges of parameters come from the parameters alone."""
+        done: set[AffineQuantizer] = set()
+        for _, module in self.named_qmodules():
+            for name, quantizer in module.param_quantizers.items():
+                parameter = getattr(module, name, None)
+                if quantizer not in active or quantizer in done or not isinstance(parameter, Tensor):
+                    continue
+                done.add(quantizer)
+                quantizer._start_observing("pass")
+                quantizer._collector.update(parameter)
+                quantizer._finish_observing()
+        return done
+
+    # --- encodings ----------------------------------------------------------------------------------------------------
+
+    def _named_slots(self) -> Iterator[tuple[str, bool, AffineQuantizer]]:
+        """``(name in files, whether a parameter, quantizer)``: ``conv1.weight``, ``conv1.input_0``, ``fc.output_0``."""
+        for path, module in self.named_qmodules():
+            prefix = f"{path}." if path else ""
+            for slot, key, quantizer in module.quantizers():
+                yield prefix + (key if slot == "param" else f"{slot}_{key}"), slot == "param", quantizer
+
+    def encodings(self) -> tuple[dict[str, AffineEncoding], dict[str, AffineEncoding]]:
+        """Activation and parameter encodings as they are now, by name; quantizers that are off or have no range are left out."""
+        activations: dict[str, AffineEncoding] = {}
+        parameters: dict[str, AffineEncoding] = {}
+        for name, is_param, quantizer in self._named_slots():
+            encoding = quantizer.get_encoding() if quantizer.enabled else None
+            if encoding is not None:
+                (parameters if is_param else activations)[name] = encoding
+        return activations, parameters
+
+    def quantizer_args(self) -> dict[str, Any]:
+        """What encodings files say of the sim as a whole."""
+        per_channel = any(quantizer.axis is not None for quantizer in self.quantizers())
+        return {
+            "activation_bitwidth": self.default_output_bw,
+            "param_bitwidth": self.default_param_bw,
+            "dtype": "int",
+            "is_symmetric": True,
+            "per_channel_quantization": per_channel,
+            "quant_scheme": self.quant_scheme.name,
+        }
+
+    def save_encodings_to_json(self, path: str | PathLike[str], filename_prefix: str) -> None:
+        """Write ``<path>/<filename_prefix>.json``: the 1.0.0 format, tensors named by module (``conv1.input_0``).
+
+        Raises:
+            ValueError: An encoding cannot be written. Nothing is written then.
+        """
+        content = v1_0_0.to_dict(*self.encodings(), quantizer_args=self.quantizer_args())
+        folder = Path(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        v1_0_0.write(folder / f"{filename_prefix}.json", content)
+
+    def load_encodings(
+        self,
+        encodings: Mapping[str, Any] | str | PathLike[str],
+        strict: bool = True,
+        partial: bool = True,
+        requires_grad: bool | None = None,
+        allow_overwrite: bool | None = True,
+    ) -> None:
+        """Take ranges, bitwidths and symmetry from a 1.0.0 file whose tensors are named by module.
+
+        Ranges that were dynamic become fixed.
+
+        Args:
+            encodings: The file, or its content.
+            strict: Whether an encoding for which there is no quantizer is an error; else it is skipped.
+            partial: Whether quantizers without an encoding keep theirs; else they are removed.
+            requires_grad: ``True`` and ``False`` make the loaded ranges learned and fixed; ``None`` leaves them.
+            allow_overwrite: ``False``: later calibrations leave the loaded ranges alone; ``None``: as before.
+        Raises:
+            RuntimeError: ``strict``, and there are encodings without a quantizer. Nothing has changed.
+            ValueError: The file is not of this format, or an encoding does not fit.
+        """
+        read = v1_0_0.from_dict if isinstance(encodings, Mapping) else v1_0_0.read
+        activations, parameters = read(encodings)
+        given = {(name, False): encoding for name, encoding in activations.items()}
+        given |= {(name, True): encoding for name, encoding in parameters.items()}
+        slots = {(name, is_param): quantizer for name, is_param, quantizer in self._named_slots()}
+        unknown = [name for name, is_param in given if (name, is_param) not in slots]
+        if strict and unknown:
+            raise RuntimeError(
+                f"load_encodings: no quantizer for {', '.join(unknown[:5])}{' ...' if len(unknown) > 5 else ''}, expected "
+                "only tensors this sim quantizes. Pass strict=False to skip them."
+            )
+        loaded = {key: quantizer for key, quantizer in slots.items() if key in given}
+        before = [(quantizer, copy.deepcopy(quantizer.state_dict())) for quantizer in loaded.values()]
+        try:
+            for key, quantizer in loaded.items():
+                if quantizer._overwritable:
+                    quantizer.set_encoding(given[key], requires_grad=requires_grad)
+        except ValueError:
+            for quantizer, state in before:
+                quantizer.load_state_dict(state)
+            raise
+        for quantizer in loaded.values():
+            if allow_overwrite is not None:
+                quantizer.allow_overwrite(allow_overwrite)
+        if not partial:
+            self._remove({id(quantizer) for quantizer in slots.values()} - {id(quantizer) for quantizer in loaded.values()})
+
+    def _remove(self, unwanted: set[int]) -> None:
+        for _, module in self.named_qmodules():
+            for slot, key, quantizer in list(module.quantizers()):
+                if id(quantizer) in unwanted:
+                    module._modules[f"{slot}_quantizers"]._modules[key] = None
+
+    def export(
+        self,
+        path: str | PathLike[str],
+        filename_prefix: str,
+        dummy_input: Any,
+        onnx_export_args: Any = None,
+        propagate_encodings: bool = False,
+        export_to_torchscript: bool = False,
+        **options: Any,
+    ) -> None:
+        """Write the model and its encodings for a runtime; see :func:`detent.export.export_sim` for the files and options.
+
+        Args:
+            path: Folder. filename_prefix: Start of every file's name.
+            dummy_input: A sample input, as at construction.
+            onnx_export_args: Arguments for the ONNX exporter.
+            propagate_encodings: ``False``, the only value supported.
+            export_to_torchscript: Also write a traced TorchScript file.
+        """
+        if propagate_encodings:
+            raise NotImplementedError("export: propagate_encodings is True, expected False, the only value supported.")
+        from .export import export_sim
+
+        return export_sim(
+            self, path, filename_prefix, dummy_input, export_to_torchscript=export_to_torchscript,
+            onnx_export_args=onnx_export_args, **options,
+        )  # fmt: skip
+
+
+def _checked_scheme(scheme: str | QuantScheme | None) -> QuantScheme:
+    if scheme is None:
+        return QuantScheme.min_max
+    if isinstance(scheme, str):
+        scheme = QuantScheme.from_str(scheme)
+    if not isinstance(scheme, QuantScheme):
+        raise ValueError(f"QuantizationSimModel: quant_scheme is {scheme!r}, expected a QuantScheme or its name.")
+    supported = (
+        QuantScheme.min_max,
+        QuantScheme.training_range_learning_with_tf_init,
+        QuantScheme.training_range_learning,
+    )
+    if scheme not in supported:
+        names = ", ".join(known.name for known in supported)
+        raise NotImplementedError(f"QuantizationSimModel: quant_scheme is {scheme.name}, expected one of {names}.")
+    return scheme
+
+
+def _check_options(rounding_mode, output_bw, param_bw, config_file, data_type) -> None:
+    if rounding_mode not in (None, "nearest"):
+        raise ValueError(f"QuantizationSimModel: rounding_mode is {rounding_mode!r}, expected 'nearest' or None.")
+    for name, bits in (("default_output_bw", output_bw), ("default_param_bw", param_bw)):
+        if not isinstance(bits, int) or isinstance(bits, bool) or not 2 <= bits <= 32:
+            raise ValueError(f"QuantizationSimModel: {name} is {bits!r}, expected an integer from 2 to 32.")
+    if config_file is not None:
+        raise NotImplementedError(
+            f"QuantizationSimModel: config_file is {config_file!r}, expected None, the only value supported: inputs and "
+            "weights of layers that have a weight, and the last layer's output."
+        )
+    if data_type is not QuantizationDataType.int:
+        raise NotImplementedError(
+            f"QuantizationSimModel: default_data_type is {data_type}, expected QuantizationDataType.int, the only value "
+            "supported."
+        )

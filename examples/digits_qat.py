@@ -144,12 +144,14 @@ def run_onnx(sim: QuantizationSimModel, file: Path, images: Tensor) -> dict:
     with torch.no_grad():
         simulated = sim.model.eval()(images).cpu()
     scale = sim.model.head.output_quantizers[0].get_scale().item()
-    difference = (logits - simulated).abs().max().item()
+    difference = (logits - simulated).abs()
     return {
         "images": len(images),
         "same_class": int((logits.argmax(1) == simulated.argmax(1)).sum()),
-        "max_difference": difference,
-        "max_difference_in_steps": difference / scale,
+        "logits": logits.numel(),
+        "logits_on_another_step": int((difference > scale / 2).sum()),
+        "max_difference": difference.max().item(),
+        "max_difference_in_steps": difference.max().item() / scale,
     }
 
 
@@ -241,6 +243,7 @@ def main(given: list[str] | None = None) -> dict:
     results["onnx_runtime_w8a8"] = compared
     print(
         f"  ONNX Runtime, W8A8: {compared['same_class']} of {compared['images']} predictions as simulated; "
+        f"{compared['logits_on_another_step']} of {compared['logits']} logits fall on another step, "
         f"largest difference {compared['max_difference']:.3g} ({compared['max_difference_in_steps']:.2f} steps)"
     )
     return finish(results, options, device, started)

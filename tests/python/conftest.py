@@ -1,7 +1,7 @@
 """Seeds, the two ways to gradients, and why a test is skipped.
 
-Gradients come from C++ or, with DETENT_PYTHON_AUTOGRAD=1, from Python. A process has one of the two, so the modules marked
-``both_autograd_paths`` run in the default process and once more in a process of their own (test_autograd_fallback.py).
+Gradients come from C++ or, with DETENT_PYTHON_AUTOGRAD=1, from Python. A process has one of the two, so the modules
+marked ``both_autograd_paths`` run in the default process and once more in one of their own (test_autograd_fallback.py).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The formulas of kernels/include/detent, element by element, in plain torch and float64: what every result is held to.
 
-``real`` is the arithmetic. float64 gives the truth; the kernels' own (``math_dtype``) gives their numbers bit for bit, since
-each step is one correctly rounded operation. Gradients are written out, never taken by autograd: a ``clamp`` differentiates to something else. The
-sums of gradients are returned as terms, one per element; ``reduced`` adds them in float64.
+``real`` is the arithmetic. float64 gives the truth; the kernels' own (``math_dtype``) gives their numbers bit for bit,
+since each step is one correctly rounded operation. Gradients are written out, never taken by autograd, whose ``clamp``
+has another one. The sums of gradients are returned as terms, one per element; ``reduced`` adds them in float64.
 """
 
 from __future__ import annotations

@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-
 from detent.defs import Granularity, QuantScheme
 from detent.encodings import AffineEncoding, v1_0_0
 from detent.quantizers import QuantizeDequantize
@@ -115,7 +114,14 @@ def test_bad_scales_are_refused():
 
 def test_schemes():
     assert QuantScheme.post_training_tf is QuantScheme.min_max and QuantScheme.min_max.value == 1
-    names = {"min_max": 1, "tf": 1, "post_training_tf": 1, "tf_enhanced": 2, "percentile": 6, "training_range_learning": 5}
+    names = {
+        "min_max": 1,
+        "tf": 1,
+        "post_training_tf": 1,
+        "tf_enhanced": 2,
+        "percentile": 6,
+        "training_range_learning": 5,
+    }
     assert {name: QuantScheme.from_str(name).value for name in names} == names
     with pytest.raises(ValueError, match="quant_scheme is 'max'"):
         QuantScheme.from_str("max")

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from detent.observers import MinMaxObserver, MovingAverageObserver
 
 
@@ -20,7 +19,9 @@ def test_values_that_do_not_count_are_ignored_and_counted():
     assert observer.ignored.tolist() == [4]
 
 
-@pytest.mark.parametrize("shape, axes", [((4, 1, 1, 1), (1, 2, 3)), ((3, 1, 1), (0, 2, 3)), ((1, 3, 1, 1), (0, 2, 3)), ((5,), (0, 1, 2))])
+@pytest.mark.parametrize(
+    "shape, axes", [((4, 1, 1, 1), (1, 2, 3)), ((3, 1, 1), (0, 2, 3)), ((1, 3, 1, 1), (0, 2, 3)), ((5,), (0, 1, 2))]
+)
 def test_channels_are_read_from_the_right(shape, axes):
     x = torch.randn(4, 3, 2, 5)
     observer = MinMaxObserver(shape)

@@ -7,10 +7,9 @@ import warnings
 
 import pytest
 import torch
-from torch.utils.checkpoint import checkpoint
-
 from detent.observers import MinMaxObserver, MovingAverageObserver
 from detent.quantizers import Quantize, QuantizeDequantize, quantization_disabled
+from torch.utils.checkpoint import checkpoint
 
 X = [-2, -1.1, -0.6, -0.26, 0, 0.2, 0.49, 0.9, 1.4, 3]
 G = [1, -1, 0.5, 2, 1, -2, 1, 0.25, -1, 1.5]
@@ -118,12 +117,21 @@ def test_axis_follows_from_the_shape(shape, axis):
     quantizer = QuantizeDequantize(shape, 8, True)
     with quantizer.compute_encodings():
         quantizer(x)
-    reduced = x.abs().amax([dim for dim in range(4) if dim != axis], keepdim=True) if axis is not None else x.abs().max()
+    reduced = (
+        x.abs().amax([dim for dim in range(4) if dim != axis], keepdim=True) if axis is not None else x.abs().max()
+    )
     assert quantizer.axis == (None if axis is None else axis - 4)
     assert torch.allclose(quantizer.get_scale().detach().flatten(), (reduced / 127).flatten(), rtol=0.01)
 
 
-@pytest.mark.parametrize("options", [dict(shape=(4, 2), block_size=(1, 8)), dict(shape=(4, 2), block_size=(-1, -1)), dict(shape=(2, 4), block_size=(2, 4))])
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(shape=(4, 2), block_size=(1, 8)),
+        dict(shape=(4, 2), block_size=(-1, -1)),
+        dict(shape=(2, 4), block_size=(2, 4)),
+    ],
+)
 def test_blocks_equal_blocks_quantized_alone(options):
     x = torch.randn(4, 16)
     shape = options["shape"]
@@ -185,10 +193,16 @@ def test_collapsed_and_crossed_ranges_stay_usable(low, high):
     y.sum().backward()
     scale, point = quantizer.get_scale(), quantizer.get_zero_point()
     assert torch.isfinite(scale).all() and (scale > 0).all() and (0 <= point).all() and (point <= 255).all()
-    assert torch.isfinite(y).all() and torch.isfinite(quantizer.min.grad).all() and torch.isfinite(quantizer.max.grad).all()
+    assert (
+        torch.isfinite(y).all()
+        and torch.isfinite(quantizer.min.grad).all()
+        and torch.isfinite(quantizer.max.grad).all()
+    )
 
 
-@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.RMSprop, torch.optim.Adagrad, torch.optim.Adam, torch.optim.AdamW])
+@pytest.mark.parametrize(
+    "optimizer", [torch.optim.SGD, torch.optim.RMSprop, torch.optim.Adagrad, torch.optim.Adam, torch.optim.AdamW]
+)
 @pytest.mark.parametrize("parametrization", ["min_max", "scale_zero_point"])
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_absurd_learning_rates_keep_the_scale_positive_and_finite(optimizer, parametrization, symmetric):
@@ -406,7 +420,9 @@ def test_state_that_does_not_fit_raises_and_changes_nothing():
     assert quantizer.state_dict()["_extra_state"] == before["_extra_state"] and quantizer.max.item() == 1.5
 
 
-@pytest.mark.parametrize("convert", [lambda q: q.half(), lambda q: q.bfloat16(), lambda q: q.double(), lambda q: q.to(torch.float16)])
+@pytest.mark.parametrize(
+    "convert", [lambda q: q.half(), lambda q: q.bfloat16(), lambda q: q.double(), lambda q: q.to(torch.float16)]
+)
 def test_ranges_stay_float32(convert):
     quantizer = convert(calibrated((), 8, False, low=-0.1, high=0.3))
     assert quantizer.min.dtype == torch.float32 and quantizer.max.item() == pytest.approx(0.3, rel=1e-7)
@@ -423,7 +439,10 @@ def test_data_types(dtype):
 
 
 @pytest.mark.parametrize("cls", [Quantize, QuantizeDequantize])
-@pytest.mark.parametrize("options", [dict(), dict(mode="fixed"), dict(mode="dynamic"), dict(parametrization="scale_zero_point", grad_scale="lsq")])
+@pytest.mark.parametrize(
+    "options",
+    [dict(), dict(mode="fixed"), dict(mode="dynamic"), dict(parametrization="scale_zero_point", grad_scale="lsq")],
+)
 @pytest.mark.parametrize("shape", [(1,), (4, 1)])
 def test_traces_compiles_and_exports(cls, options, shape):
     torch._dynamo.reset()

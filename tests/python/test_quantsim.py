@@ -5,15 +5,14 @@ import io
 import pickle
 import warnings
 
+import detent.nn
 import pytest
 import torch
-from torch import nn
-from torch.utils.checkpoint import checkpoint
-
-import detent.nn
 from detent.defs import QuantizationDataType, QuantScheme
 from detent.quantizers import QuantizeDequantize
 from detent.quantsim import QuantizationSimModel, quantization_disabled
+from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 LEARNED = QuantScheme.training_range_learning_with_tf_init
 
@@ -62,16 +61,28 @@ def test_placement(net, x):
     weight, entry = quantizers["conv.param_quantizers.weight"], quantizers["conv.input_quantizers.0"]
     assert weight.shape == (8, 1, 1, 1) and weight.symmetric and weight.signed and weight.bitwidth == 4
     assert entry.shape == (1,) and not entry.symmetric and not entry.signed and entry.bitwidth == 6
-    assert quantizers["up.param_quantizers.weight"].shape == (1, 3, 1, 1) and quantizers["fc.param_quantizers.weight"].shape == (5, 1)
+    assert quantizers["up.param_quantizers.weight"].shape == (1, 3, 1, 1) and quantizers[
+        "fc.param_quantizers.weight"
+    ].shape == (5, 1)
 
 
-@pytest.mark.parametrize("scheme, weights, activations", [(None, "dynamic", "fixed"), ("tf", "dynamic", "fixed"), (LEARNED, "learned", "learned"), ("training_range_learning", "learned", "learned")])
+@pytest.mark.parametrize(
+    "scheme, weights, activations",
+    [
+        (None, "dynamic", "fixed"),
+        ("tf", "dynamic", "fixed"),
+        (LEARNED, "learned", "learned"),
+        ("training_range_learning", "learned", "learned"),
+    ],
+)
 def test_modes_of_the_schemes(net, x, scheme, weights, activations):
     sim = calibrated(net, x, scheme)
     for name, quantizer in sim.named_quantizers():
         assert quantizer.mode == (weights if "param" in name else activations)
     sim.model(x).sum().backward()
-    learned = [name for name, parameter in sim.model.named_parameters() if "quantizers" in name and parameter.grad is not None]
+    learned = [
+        name for name, parameter in sim.model.named_parameters() if "quantizers" in name and parameter.grad is not None
+    ]
     assert bool(learned) == (activations == "learned")
     assert all(p.grad is not None for n, p in sim.model.named_parameters() if "quantizers" not in n)
 
@@ -89,7 +100,12 @@ def test_model_is_left_alone_or_quantized_in_place(net, x):
     assert set(before) <= set(sim.model.state_dict())
     weight, conv = net.conv.weight, net.conv
     inplace = QuantizationSimModel(net, x, in_place=True)
-    assert inplace.model is net and net.conv is conv and net.conv.weight is weight and isinstance(conv, detent.nn.QuantizedConv2d)
+    assert (
+        inplace.model is net
+        and net.conv is conv
+        and net.conv.weight is weight
+        and isinstance(conv, detent.nn.QuantizedConv2d)
+    )
     with pytest.raises(RuntimeError, match="quantized already.*original model"):
         QuantizationSimModel(net, x)
 
@@ -215,16 +231,34 @@ def test_off_equals_float_bit_for_bit(net, x, training):
 
 def leaves():
     image, line, volume = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8), torch.randn(2, 4, 4, 4, 4)
-    convolutions = [(nn.Conv1d(4, 6, 3), line), (nn.Conv2d(4, 6, 3, padding_mode="reflect", padding=1), image), (nn.Conv3d(4, 6, 3), volume)]
-    transposed = [(nn.ConvTranspose1d(4, 6, 3), line), (nn.ConvTranspose2d(4, 6, 3, stride=2, groups=2), image), (nn.ConvTranspose3d(4, 6, 3), volume)]
-    norms = [(nn.BatchNorm1d(4), line), (nn.BatchNorm2d(4, momentum=None), image), (nn.BatchNorm3d(4, track_running_stats=False), volume), (nn.LayerNorm(8), line), (nn.GroupNorm(2, 4), image)]
+    convolutions = [
+        (nn.Conv1d(4, 6, 3), line),
+        (nn.Conv2d(4, 6, 3, padding_mode="reflect", padding=1), image),
+        (nn.Conv3d(4, 6, 3), volume),
+    ]
+    transposed = [
+        (nn.ConvTranspose1d(4, 6, 3), line),
+        (nn.ConvTranspose2d(4, 6, 3, stride=2, groups=2), image),
+        (nn.ConvTranspose3d(4, 6, 3), volume),
+    ]
+    norms = [
+        (nn.BatchNorm1d(4), line),
+        (nn.BatchNorm2d(4, momentum=None), image),
+        (nn.BatchNorm3d(4, track_running_stats=False), volume),
+        (nn.LayerNorm(8), line),
+        (nn.GroupNorm(2, 4), image),
+    ]
     yield from convolutions + transposed + norms + [(nn.Linear(8, 3), line), (nn.PReLU(4), image)]
     yield nn.Embedding(9, 4, max_norm=1.0), torch.randint(9, (2, 3))
     yield nn.MaxPool2d(2, return_indices=True), image
     special = {nn.Threshold: (0.1, 0.2), nn.Softmax2d: (), nn.LogSoftmax: (1,), nn.Softmax: (1,), nn.Softmin: (1,)}
     for cls in detent.nn.CLASSES:
         name = cls.__name__
-        if any(type(module) is cls for module, _ in convolutions + transposed + norms) or cls in (nn.Linear, nn.PReLU, nn.Embedding):
+        if any(type(module) is cls for module, _ in convolutions + transposed + norms) or cls in (
+            nn.Linear,
+            nn.PReLU,
+            nn.Embedding,
+        ):
             continue
         data = volume if "3d" in name else line if "1d" in name else image
         arguments = (2,) if "Pool" in name else special.get(cls, ())
@@ -243,7 +277,9 @@ def test_every_leaf(index):
         expected = module(data)
         torch.manual_seed(3)
         got = twin(data)
-        for one, other in zip(got if isinstance(got, tuple) else (got,), expected if isinstance(expected, tuple) else (expected,)):
+        for one, other in zip(
+            got if isinstance(got, tuple) else (got,), expected if isinstance(expected, tuple) else (expected,)
+        ):
             assert torch.equal(one, other)
     assert all(torch.equal(value, twin.state_dict()[key]) for key, value in module.state_dict().items())
     for slots in (twin.input_quantizers, twin.output_quantizers):
@@ -270,7 +306,9 @@ def test_subclasses_and_parametrized_layers_are_left_and_listed(x):
         def forward(self, x):
             return super().forward(x) * 2
 
-    net = nn.Sequential(Special(3, 3, 1), torch.nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 3, 1)), nn.Conv2d(3, 2, 1))
+    net = nn.Sequential(
+        Special(3, 3, 1), torch.nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 3, 1)), nn.Conv2d(3, 2, 1)
+    )
     sim = calibrated(net, x)
     assert type(sim.model[0]) is Special and str(sim).count("not one of detent.nn.CLASSES") >= 2
 

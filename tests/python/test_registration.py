@@ -1,4 +1,4 @@
-"""What the libraries register and what they need: schemas are frozen, kernels are there, symbols are the stable ABI's."""
+"""What the libraries register and need: schemas are frozen, kernels are there, symbols are the stable ABI's."""
 
 import shutil
 import subprocess
@@ -14,38 +14,69 @@ LIBRARIES = Path(_library.__file__).parent / "lib"
 
 # Exported programs and TorchScript files hold these. Append arguments with defaults; change nothing else.
 SCHEMAS = {
-    "fake_quantize": "(Tensor x, Tensor scale, Tensor? zero_point, int qmin, int qmax, int? axis=None, int[]? block_size=None, "
-    "float grad_scale=1.) -> Tensor",
-    "fake_quantize_mask": "(Tensor x, Tensor scale, Tensor? zero_point, int qmin, int qmax, int? axis=None, "
-    "int[]? block_size=None) -> (Tensor y, Tensor mask)",
-    "fake_quantize_backward": "(Tensor grad_y, Tensor x, Tensor scale, Tensor? zero_point, int qmin, int qmax, int? axis=None, "
-    "int[]? block_size=None, float grad_scale=1.) -> (Tensor grad_x, Tensor grad_scale, Tensor grad_zero_point)",
-    "fake_quantize_range": "(Tensor x, Tensor min, Tensor max, int qmin, int qmax, bool symmetric, int? zero_point=None, "
-    "int? axis=None, int[]? block_size=None) -> Tensor",
-    "fake_quantize_range_mask": "(Tensor x, Tensor min, Tensor max, int qmin, int qmax, bool symmetric, int? zero_point=None, "
-    "int? axis=None, int[]? block_size=None) -> (Tensor y, Tensor mask)",
-    "fake_quantize_range_backward": "(Tensor grad_y, Tensor x, Tensor min, Tensor max, int qmin, int qmax, bool symmetric, "
-    "int? zero_point=None, int? axis=None, int[]? block_size=None) -> (Tensor grad_x, Tensor grad_min, Tensor grad_max)",
-    "fake_quantize_dynamic": "(Tensor x, Tensor? clip, int qmin, int qmax, bool symmetric, int? axis=None, "
-    "int[]? block_size=None, int? zero_point=None) -> (Tensor y, Tensor min, Tensor max)",
-    "fake_quantize_dynamic_mask": "(Tensor x, Tensor? clip, int qmin, int qmax, bool symmetric, int? axis=None, "
-    "int[]? block_size=None, int? zero_point=None) -> (Tensor y, Tensor min, Tensor max, Tensor mask)",
+    "fake_quantize": (
+        "(Tensor x, Tensor scale, Tensor? zero_point, int qmin, int qmax, int? axis=None, int[]? "
+        "block_size=None, float grad_scale=1.) -> Tensor"
+    ),
+    "fake_quantize_mask": (
+        "(Tensor x, Tensor scale, Tensor? zero_point, int qmin, int qmax, int? axis=None, int[]? "
+        "block_size=None) -> (Tensor y, Tensor mask)"
+    ),
+    "fake_quantize_backward": (
+        "(Tensor grad_y, Tensor x, Tensor scale, Tensor? zero_point, int qmin, int qmax, int? axis=None, "
+        "int[]? block_size=None, float grad_scale=1.) -> (Tensor grad_x, Tensor grad_scale, Tensor "
+        "grad_zero_point)"
+    ),
+    "fake_quantize_range": (
+        "(Tensor x, Tensor min, Tensor max, int qmin, int qmax, bool symmetric, int? zero_point=None, int? "
+        "axis=None, int[]? block_size=None) -> Tensor"
+    ),
+    "fake_quantize_range_mask": (
+        "(Tensor x, Tensor min, Tensor max, int qmin, int qmax, bool symmetric, int? zero_point=None, int? "
+        "axis=None, int[]? block_size=None) -> (Tensor y, Tensor mask)"
+    ),
+    "fake_quantize_range_backward": (
+        "(Tensor grad_y, Tensor x, Tensor min, Tensor max, int qmin, int qmax, bool symmetric, int? "
+        "zero_point=None, int? axis=None, int[]? block_size=None) -> (Tensor grad_x, Tensor grad_min, Tensor "
+        "grad_max)"
+    ),
+    "fake_quantize_dynamic": (
+        "(Tensor x, Tensor? clip, int qmin, int qmax, bool symmetric, int? axis=None, int[]? block_size=None, "
+        "int? zero_point=None) -> (Tensor y, Tensor min, Tensor max)"
+    ),
+    "fake_quantize_dynamic_mask": (
+        "(Tensor x, Tensor? clip, int qmin, int qmax, bool symmetric, int? axis=None, int[]? block_size=None, "
+        "int? zero_point=None) -> (Tensor y, Tensor min, Tensor max, Tensor mask)"
+    ),
     "fake_quantize_mask_backward": "(Tensor grad_y, Tensor mask, int[]? order=None, int[]? block_size=None) -> Tensor",
-    "quantize": "(Tensor x, Tensor scale, Tensor? zero_point, int qmin, int qmax, ScalarType? dtype=None, int? axis=None, "
-    "int[]? block_size=None) -> Tensor",
-    "quantize_backward": "(Tensor grad_q, Tensor x, Tensor scale, Tensor? zero_point, int qmin, int qmax, int? axis=None, "
-    "int[]? block_size=None) -> (Tensor grad_x, Tensor grad_scale, Tensor grad_zero_point)",
-    "dequantize": "(Tensor q, Tensor scale, Tensor? zero_point, ScalarType? dtype=None, int? axis=None, "
-    "int[]? block_size=None) -> Tensor",
-    "dequantize_backward": "(Tensor grad_x, Tensor q, Tensor scale, Tensor? zero_point, int? axis=None, "
-    "int[]? block_size=None) -> (Tensor grad_q, Tensor grad_scale, Tensor grad_zero_point)",
+    "quantize": (
+        "(Tensor x, Tensor scale, Tensor? zero_point, int qmin, int qmax, ScalarType? dtype=None, int? "
+        "axis=None, int[]? block_size=None) -> Tensor"
+    ),
+    "quantize_backward": (
+        "(Tensor grad_q, Tensor x, Tensor scale, Tensor? zero_point, int qmin, int qmax, int? axis=None, "
+        "int[]? block_size=None) -> (Tensor grad_x, Tensor grad_scale, Tensor grad_zero_point)"
+    ),
+    "dequantize": (
+        "(Tensor q, Tensor scale, Tensor? zero_point, ScalarType? dtype=None, int? axis=None, int[]? "
+        "block_size=None) -> Tensor"
+    ),
+    "dequantize_backward": (
+        "(Tensor grad_x, Tensor q, Tensor scale, Tensor? zero_point, int? axis=None, int[]? block_size=None) "
+        "-> (Tensor grad_q, Tensor grad_scale, Tensor grad_zero_point)"
+    ),
     "observe_min_max": "(Tensor x, int? axis=None, int[]? block_size=None) -> (Tensor min, Tensor max, Tensor ignored)",
-    "observe_min_max_update_": "(Tensor x, Tensor(a!) min, Tensor(b!) max, Tensor(c!) ignored, float? momentum=None, "
-    "int? axis=None, int[]? block_size=None) -> ()",
-    "encode_min_max": "(Tensor lo, Tensor hi, int qmin, int qmax, bool symmetric, int? zero_point=None) "
-    "-> (Tensor min, Tensor max)",
-    "encode_affine": "(Tensor min, Tensor max, int qmin, int qmax, bool symmetric, int? zero_point=None) "
-    "-> (Tensor scale, Tensor zero_point)",
+    "observe_min_max_update_": (
+        "(Tensor x, Tensor(a!) min, Tensor(b!) max, Tensor(c!) ignored, float? momentum=None, int? axis=None, "
+        "int[]? block_size=None) -> ()"
+    ),
+    "encode_min_max": (
+        "(Tensor lo, Tensor hi, int qmin, int qmax, bool symmetric, int? zero_point=None) -> (Tensor min, Tensor max)"
+    ),
+    "encode_affine": (
+        "(Tensor min, Tensor max, int qmin, int qmax, bool symmetric, int? zero_point=None) -> (Tensor scale, "
+        "Tensor zero_point)"
+    ),
     "cpu_dispatch": "() -> str",
 }
 OPERATORS = [name for name in SCHEMAS if name != "cpu_dispatch"]  # those that take tensors

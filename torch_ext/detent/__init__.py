@@ -18,8 +18,19 @@ if _library.status["detent_autograd"]:
 
     _autograd.register()
 
-from . import functional  # noqa: E402
+from . import functional, observers, quantizers  # noqa: E402
 from ._library import build_info  # noqa: E402
+from .defs import QuantizationDataType, QuantScheme  # noqa: E402
+from .quantsim import QuantizationSimModel, quantization_disabled  # noqa: E402
 
 __version__ = "0.1.0"
-__all__ = ["build_info", "functional"]
+__all__ = [
+    "QuantScheme",
+    "QuantizationDataType",
+    "QuantizationSimModel",
+    "build_info",
+    "functional",
+    "observers",
+    "quantization_disabled",
+    "quantizers",
+]

@@ -33,7 +33,9 @@ class Layout:
     def of(owner: str, shape: int | Sequence[int], block_size: Sequence[int] | None = None) -> Layout:
         sizes = _sizes(owner, "shape", shape) or (1,)
         if min(sizes) < 1:
-            raise ValueError(f"{owner}: shape is {sizes}, expected sizes of 1 and more; () or (1,) is one scale per tensor.")
+            raise ValueError(
+                f"{owner}: shape is {sizes}, expected sizes of 1 and more; () or (1,) is one scale per tensor."
+            )
         if block_size is not None:
             blocks = _sizes(owner, "block_size", block_size)
             if len(blocks) != len(sizes) or not all(block == -1 or block >= 1 for block in blocks):

@@ -64,7 +64,9 @@ def place(model: nn.Module, seen: Seen, *, output_bw: int, param_bw: int, learne
         weight = module.weight
         quantizer = shared.get(id(weight))
         if quantizer is None:
-            quantizer = _quantizer(weight.device, weight_shape(module), param_bw, True, "learned" if learned else "dynamic")
+            quantizer = _quantizer(
+                weight.device, weight_shape(module), param_bw, True, "learned" if learned else "dynamic"
+            )
             shared[id(weight)] = quantizer
         module.param_quantizers["weight"] = quantizer
         for slot, wanted in (
@@ -82,7 +84,9 @@ def label(name: str, module: QuantizedModule) -> None:
         quantizer._label = f"{name}.{slot}_quantizers.{key}".lstrip(".")
 
 
-def _quantizer(device: torch.device, shape: tuple[int, ...], bitwidth: int, symmetric: bool, mode: str) -> QuantizeDequantize:
+def _quantizer(
+    device: torch.device, shape: tuple[int, ...], bitwidth: int, symmetric: bool, mode: str
+) -> QuantizeDequantize:
     quantizer = QuantizeDequantize(shape, bitwidth, symmetric, mode=mode).to(device)
     quantizer.reset()
     return quantizer

@@ -85,7 +85,9 @@ class MinMaxObserver:
             )
         for device, (low, high, ignored) in other._statistics.items():
             held = self._statistics.get(device)
-            mine = [low.clone(), high.clone(), ignored.clone()] if held is None else self._joined(held, low, high, ignored)
+            mine = (
+                [low.clone(), high.clone(), ignored.clone()] if held is None else self._joined(held, low, high, ignored)
+            )
             self._statistics[device] = mine
 
     @staticmethod
@@ -167,7 +169,9 @@ class MovingAverageObserver(MinMaxObserver):
         tensor([2.])
     """
 
-    def __init__(self, shape: int | Sequence[int] = (1,), block_size: Sequence[int] | None = None, *, momentum: float = 0.1):
+    def __init__(
+        self, shape: int | Sequence[int] = (1,), block_size: Sequence[int] | None = None, *, momentum: float = 0.1
+    ):
         super().__init__(shape, block_size)
         if not 0.0 < momentum <= 1.0:
             raise ValueError(f"MovingAverageObserver: momentum is {momentum}, expected a number in (0, 1].")

@@ -82,7 +82,11 @@ class QuantizationSimModel:
                 quantize_module(module)
         guard_fast_paths(self.model)
         _placement.place(
-            self.model, seen, output_bw=default_output_bw, param_bw=default_param_bw, learned=self.quant_scheme.learns_ranges
+            self.model,
+            seen,
+            output_bw=default_output_bw,
+            param_bw=default_param_bw,
+            learned=self.quant_scheme.learns_ranges,
         )
 
     # --- looking ------------------------------------------------------------------------------------------------------
@@ -109,7 +113,9 @@ class QuantizationSimModel:
 
     # --- calibration --------------------------------------------------------------------------------------------------
 
-    def compute_encodings(self, forward_pass_callback: Callable[..., Any], forward_pass_callback_args: Any = _UNSET) -> None:
+    def compute_encodings(
+        self, forward_pass_callback: Callable[..., Any], forward_pass_callback_args: Any = _UNSET
+    ) -> None:
         """Find every range from a few batches of representative data.
 
         Args:
@@ -247,7 +253,9 @@ class QuantizationSimModel:
             if allow_overwrite is not None:
                 quantizer.allow_overwrite(allow_overwrite)
         if not partial:
-            self._remove({id(quantizer) for quantizer in slots.values()} - {id(quantizer) for quantizer in loaded.values()})
+            self._remove(
+                {id(quantizer) for quantizer in slots.values()} - {id(quantizer) for quantizer in loaded.values()}
+            )
 
     def _remove(self, unwanted: set[int]) -> None:
         for _, module in self.named_qmodules():

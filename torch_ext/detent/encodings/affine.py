@@ -84,7 +84,9 @@ class AffineEncoding:
         for steps in range(-4, 5):
             candidate = high
             for _ in range(abs(steps)):
-                candidate = torch.nextafter(candidate, torch.full_like(candidate, float("inf") if steps > 0 else float("-inf")))
+                candidate = torch.nextafter(
+                    candidate, torch.full_like(candidate, float("inf") if steps > 0 else float("-inf"))
+                )
             scale, _ = _ops.encode_affine(low, candidate, qmin, qmax, symmetric, zero_point)
             off = (scale - self.scale).abs()
             best, error = torch.where(off < error, candidate, best), torch.minimum(off, error)

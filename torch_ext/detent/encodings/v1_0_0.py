@@ -67,7 +67,9 @@ def encoding_of(entry: Mapping[str, Any]) -> AffineEncoding:
     name = entry.get("name")
     missing = [key for key in _KEYS if key not in entry]
     if missing:
-        raise ValueError(f"encodings: the entry of {name!r} lacks {', '.join(missing)}, expected the keys {', '.join(_KEYS)}.")
+        raise ValueError(
+            f"encodings: the entry of {name!r} lacks {', '.join(missing)}, expected the keys {', '.join(_KEYS)}."
+        )
     if entry["dtype"] != "INT" or entry["enc_type"].lower() not in Granularity.__members__:
         raise ValueError(
             f"encodings: {name!r} has dtype {entry['dtype']} and enc_type {entry['enc_type']}, expected INT and PER_TENSOR, "

@@ -23,7 +23,9 @@ def plain(float_forward):
 def convolution(float_forward):
     def forward(self, input):
         x = quantize_input(self, input)
-        return quantize_output(self, self._conv_forward(x, quantize_param(self, "weight"), quantize_param(self, "bias")))
+        return quantize_output(
+            self, self._conv_forward(x, quantize_param(self, "weight"), quantize_param(self, "bias"))
+        )
 
     return forward
 

@@ -30,9 +30,18 @@ _TABLE = {
     nn.Conv1d: (Slots(1, _WEIGHTED, "Conv"), forwards.convolution),
     nn.Conv2d: (Slots(1, _WEIGHTED, "Conv"), forwards.convolution),
     nn.Conv3d: (Slots(1, _WEIGHTED, "Conv"), forwards.convolution),
-    nn.ConvTranspose1d: (Slots(1, _WEIGHTED, "ConvTranspose"), lambda _: forwards.transposed_convolution(F.conv_transpose1d)),
-    nn.ConvTranspose2d: (Slots(1, _WEIGHTED, "ConvTranspose"), lambda _: forwards.transposed_convolution(F.conv_transpose2d)),
-    nn.ConvTranspose3d: (Slots(1, _WEIGHTED, "ConvTranspose"), lambda _: forwards.transposed_convolution(F.conv_transpose3d)),
+    nn.ConvTranspose1d: (
+        Slots(1, _WEIGHTED, "ConvTranspose"),
+        lambda _: forwards.transposed_convolution(F.conv_transpose1d),
+    ),
+    nn.ConvTranspose2d: (
+        Slots(1, _WEIGHTED, "ConvTranspose"),
+        lambda _: forwards.transposed_convolution(F.conv_transpose2d),
+    ),
+    nn.ConvTranspose3d: (
+        Slots(1, _WEIGHTED, "ConvTranspose"),
+        lambda _: forwards.transposed_convolution(F.conv_transpose3d),
+    ),
     nn.Linear: (Slots(1, _WEIGHTED, "Gemm"), forwards.linear),
     nn.Embedding: (Slots(0, ("weight",), "Gather"), forwards.embedding),
     nn.BatchNorm1d: (Slots(1, _WEIGHTED, "BatchNormalization"), forwards.batch_norm),

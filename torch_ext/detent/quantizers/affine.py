@@ -71,7 +71,15 @@ class QuantizeDequantize(AffineQuantizer):
         layout = self._layout
         blocks = None if layout.block_size is None else layout.blocks_for("QuantizeDequantize", x)
         return _ops.fake_quantize_range(
-            x, layout.on(x, low), layout.on(x, high), grid.qmin, grid.qmax, grid.symmetric, grid.zero_point, self._axis, blocks
+            x,
+            layout.on(x, low),
+            layout.on(x, high),
+            grid.qmin,
+            grid.qmax,
+            grid.symmetric,
+            grid.zero_point,
+            self._axis,
+            blocks,
         )
 
 

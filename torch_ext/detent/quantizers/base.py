@@ -64,7 +64,9 @@ class AffineQuantizer(Numbers, Calibration, Saving, nn.Module):
         layout = Layout.of(owner, shape, block_size)
         checked = self._read_grid(owner, grid, bitwidth, qmin, qmax, symmetric, zero_point)
         if observer is not None and observer.shape != layout.shape:
-            raise ValueError(f"{owner}: the observer has shape {observer.shape}, expected {layout.shape}, the quantizer's.")
+            raise ValueError(
+                f"{owner}: the observer has shape {observer.shape}, expected {layout.shape}, the quantizer's."
+            )
         super().__init__()
         self.observer = observer
         self.grad_scale = grad_scale
@@ -89,7 +91,9 @@ class AffineQuantizer(Numbers, Calibration, Saving, nn.Module):
         if mode not in _MODES:
             raise ValueError(f"{owner}: mode is {mode!r}, expected 'fixed', 'dynamic' or 'learned'.")
         if parametrization not in PARAMETERS:
-            raise ValueError(f"{owner}: parametrization is {parametrization!r}, expected 'min_max' or 'scale_zero_point'.")
+            raise ValueError(
+                f"{owner}: parametrization is {parametrization!r}, expected 'min_max' or 'scale_zero_point'."
+            )
         if mode == "dynamic" and parametrization != "min_max":
             raise ValueError(
                 f"{owner}: mode 'dynamic' came with parametrization {parametrization!r}, expected 'min_max'. "
@@ -236,7 +240,9 @@ class AffineQuantizer(Numbers, Calibration, Saving, nn.Module):
         if signed != self.signed:
             shift = 2 ** (self.bitwidth - 1) * (-1 if signed else 1)
             fixed = self._grid.zero_point
-            self._change_grid(self.qmin + shift, self.qmax + shift, self.symmetric, None if fixed is None else fixed + shift)
+            self._change_grid(
+                self.qmin + shift, self.qmax + shift, self.symmetric, None if fixed is None else fixed + shift
+            )
 
     @property
     def symmetric(self) -> bool:

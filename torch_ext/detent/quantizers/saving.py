@@ -37,7 +37,9 @@ class Saving:
         self._note_versions()
         self._refresh()
 
-    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs):
+    def _load_from_state_dict(
+        self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+    ):
         mine = {key: value for key, value in state_dict.items() if key.startswith(prefix)}
         state = mine.get(prefix + "_extra_state")
         try:

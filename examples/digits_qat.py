@@ -174,21 +174,21 @@ def plot(results: dict, file: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(9, 4.8), layout="constrained")
     width = 0.26
     colors = ("#b8bcc4", "#5b8fd6", "#1f4e96")
     for number, (column, color) in enumerate(zip(COLUMNS, colors)):
         heights = [100 * row[column]["accuracy"] for row in results["quantized"].values()]
         places = [position + (number - 1) * width for position in range(len(heights))]
         bars = axes.bar(places, heights, width, label=column, color=color)
-        axes.bar_label(bars, fmt="%.1f", padding=2, fontsize=9)
+        axes.bar_label(bars, fmt="%.1f", padding=-14, fontsize=9, color="black" if number == 0 else "white")
     control = 100 * results["float_control"]["accuracy"]
     axes.axhline(control, color="black", linewidth=1, linestyle="--", label=f"float, trained on ({control:.1f})")
     axes.set_xticks(range(len(results["quantized"])), [f"W{bits}A{bits}" for bits in results["quantized"]])
-    axes.set_ylim(0, 112)
+    axes.set_ylim(0, 105)
     axes.set_ylabel("test accuracy, %")
     axes.set_title("Digits: calibration alone, and quantization-aware training")
-    axes.legend(loc="lower left", frameon=True)
+    figure.legend(loc="outside lower center", ncols=4, frameon=False)
     figure.savefig(file, dpi=150)
     pyplot.close(figure)
 

@@ -1,6 +1,7 @@
 """The package as a user installs it: a wheel from the source tree, in an environment with torch and numpy only."""
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -51,13 +52,20 @@ def _runtime_needs(package: str, found: set[str]) -> set[str]:
     return found
 
 
+def _environment(**changes: str) -> dict[str, str]:
+    """As here, without the checkout on Python's path."""
+    return {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | changes
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
+    built = ("build*", ".*", "lib", "*.egg-info", "__pycache__", "demo_output", "out")
+    source = shutil.copytree(ROOT, folder / "source", ignore=shutil.ignore_patterns(*built))
     subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "-q", "--no-build-isolation", "--no-deps", "-w", folder, ROOT],
+        [sys.executable, "-m", "pip", "wheel", "-q", "--no-build-isolation", "--no-deps", "-w", folder, source],
         check=True,
-        env={**os.environ, "DETENT_CUDA": "OFF"},
+        env=_environment(DETENT_CUDA="OFF"),
     )
     (built,) = folder.glob("detent-*.whl")
     return built
@@ -76,8 +84,9 @@ def bare_python(wheel, tmp_path_factory) -> Path:
             source = Path(str(distribution(name).locate_file(top)))
             if source.exists() and not (site / top).exists():
                 (site / top).symlink_to(source)
-    subprocess.run([folder / "bin" / "python", "-m", "pip", "install", "-q", "--no-deps", "--no-index", wheel], check=True)
-    return folder / "bin" / "python"
+    python = folder / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "-q", "--no-deps", "--no-index", wheel], check=True, env=_environment())
+    return python
 
 
 def test_wheel_serves_every_python(wheel):
@@ -85,9 +94,12 @@ def test_wheel_serves_every_python(wheel):
 
 
 def test_wheel_works_with_torch_and_numpy_only(bare_python, tmp_path):
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(
-        [bare_python, "-c", WORKFLOW.format(checkout=str(ROOT))], cwd=tmp_path, env=environment, capture_output=True, text=True
+        [bare_python, "-c", WORKFLOW.format(checkout=str(ROOT))],
+        cwd=tmp_path,
+        env=_environment(),
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "C++"
@@ -97,7 +109,7 @@ def test_build_without_torch_says_what_to_do(tmp_path):
     done = subprocess.run(
         [sys.executable, "-S", "setup.py", "build_ext"],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(_setuptools_only(tmp_path))},
+        env=_environment(PYTHONPATH=str(_setuptools_only(tmp_path))),
         capture_output=True,
         text=True,
     )

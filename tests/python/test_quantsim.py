@@ -54,8 +54,8 @@ def calibrated(net, x, scheme="min_max", **options):
 def test_placement(net, x):
     sim = QuantizationSimModel(net, x, default_output_bw=6, default_param_bw=4)
     assert [name for name, _ in sim.named_quantizers()] == [
-        "conv.param_quantizers.weight", "conv.input_quantizers.0", "up.param_quantizers.weight", "up.input_quantizers.0",
-        "fc.param_quantizers.weight", "fc.input_quantizers.0", "fc.output_quantizers.0",
+        "conv.param_quantizers.weight", "conv.input_quantizers.0", "up.param_quantizers.weight",
+        "up.input_quantizers.0", "fc.param_quantizers.weight", "fc.input_quantizers.0", "fc.output_quantizers.0",
     ]  # fmt: skip
     quantizers = dict(sim.named_quantizers())
     weight, entry = quantizers["conv.param_quantizers.weight"], quantizers["conv.input_quantizers.0"]

@@ -1,4 +1,4 @@
-"""Which tensors of a model get a quantizer: the input and weight of every layer with a weight, and the last one's output."""
+"""Which tensors get a quantizer: the input and weight of every layer with a weight, the output of the last one."""
 
 from __future__ import annotations
 

@@ -43,8 +43,9 @@ def rows(model: nn.Module, calls: dict[str, int]) -> list[tuple[str, ...]]:
             for slot, key, quantizer in module.quantizers():
                 grid = "symmetric" if quantizer.symmetric else "asymmetric"
                 table.append(
-                    (name, kind, f"{slot} {key}", str(quantizer.bitwidth), f"{grid} {quantizer.qmin} .. {quantizer.qmax}",
-                     quantizer.mode, _range(quantizer), _note(quantizer, ran))
+                    (name, kind, f"{slot} {key}", str(quantizer.bitwidth),
+                     f"{grid} {quantizer.qmin} .. {quantizer.qmax}", quantizer.mode,
+                     _range(quantizer), _note(quantizer, ran))
                 )  # fmt: skip
             if len(table) == before:
                 table.append((name, kind, "-", "-", "-", "-", "-", "float: no quantizer placed"))

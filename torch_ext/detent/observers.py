@@ -80,8 +80,8 @@ class MinMaxObserver:
         """
         if other._layout != self._layout:
             raise ValueError(
-                f"merge: the other observer has shape {other.shape} and block_size {other._layout.block_size}, expected "
-                f"{self.shape} and {self._layout.block_size}. Merge observers of the same tensor."
+                f"merge: the other observer has shape {other.shape} and block_size {other._layout.block_size}, "
+                f"expected {self.shape} and {self._layout.block_size}. Merge observers of the same tensor."
             )
         for device, (low, high, ignored) in other._statistics.items():
             held = self._statistics.get(device)

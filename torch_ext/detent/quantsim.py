@@ -33,8 +33,8 @@ class QuantizationSimModel:
 
     Args:
         model: Any module, on any device, float. It is left as it is unless ``in_place``.
-        dummy_input: A sample input: a tensor, a tuple or list of arguments, or a mapping of keyword arguments. It is run
-            once, in eval mode, to see which layers run; random state and buffers are left as they were.
+        dummy_input: A sample input: a tensor, a tuple or list of arguments, or a mapping of keyword arguments. It is
+            run once, in eval mode, to see which layers run; random state and buffers are left as they were.
         quant_scheme: A :class:`QuantScheme` or its name; ``None`` is ``min_max``.
         rounding_mode: ``None`` or ``"nearest"``: halves to even.
         default_output_bw, default_param_bw: Bits of activations and parameters, 2 to 32.
@@ -145,8 +145,8 @@ class QuantizationSimModel:
             quantizer._mark_unseen()
         if observing and not any(found):
             warnings.warn(
-                "compute_encodings: no quantizer saw any data, so activations stay float. The callback is given the model: "
-                "run your data through that one.",
+                "compute_encodings: no quantizer saw any data, so activations stay float. The callback is given the "
+                "model: run your data through that one.",
                 stacklevel=2,
             )
 
@@ -174,7 +174,7 @@ class QuantizationSimModel:
                 yield prefix + (key if slot == "param" else f"{slot}_{key}"), slot == "param", quantizer
 
     def encodings(self) -> tuple[dict[str, AffineEncoding], dict[str, AffineEncoding]]:
-        """Activation and parameter encodings as they are now, by name; quantizers that are off or have no range are left out."""
+        """Activation and parameter encodings by name, as they are now; none of quantizers off or without a range."""
         activations: dict[str, AffineEncoding] = {}
         parameters: dict[str, AffineEncoding] = {}
         for name, is_param, quantizer in self._named_slots():
@@ -236,8 +236,8 @@ class QuantizationSimModel:
         unknown = [name for name, is_param in given if (name, is_param) not in slots]
         if strict and unknown:
             raise RuntimeError(
-                f"load_encodings: no quantizer for {', '.join(unknown[:5])}{' ...' if len(unknown) > 5 else ''}, expected "
-                "only tensors this sim quantizes. Pass strict=False to skip them."
+                f"load_encodings: no quantizer for {', '.join(unknown[:5])}{' ...' if len(unknown) > 5 else ''}, "
+                "expected only tensors this sim quantizes. Pass strict=False to skip them."
             )
         loaded = {key: quantizer for key, quantizer in slots.items() if key in given}
         before = [(quantizer, copy.deepcopy(quantizer.state_dict())) for quantizer in loaded.values()]
@@ -273,7 +273,7 @@ class QuantizationSimModel:
         export_to_torchscript: bool = False,
         **options: Any,
     ) -> None:
-        """Write the model and its encodings for a runtime; see :func:`detent.export.export_sim` for the files and options.
+        """Write the model and its encodings for a runtime; files and options: :func:`detent.export.export_sim`.
 
         Args:
             path: Folder. filename_prefix: Start of every file's name.
@@ -318,11 +318,11 @@ def _check_options(rounding_mode, output_bw, param_bw, config_file, data_type) -
             raise ValueError(f"QuantizationSimModel: {name} is {bits!r}, expected an integer from 2 to 32.")
     if config_file is not None:
         raise NotImplementedError(
-            f"QuantizationSimModel: config_file is {config_file!r}, expected None, the only value supported: inputs and "
-            "weights of layers that have a weight, and the last layer's output."
+            f"QuantizationSimModel: config_file is {config_file!r}, expected None, the only value supported: inputs "
+            "and weights of layers that have a weight, and the last layer's output."
         )
     if data_type is not QuantizationDataType.int:
         raise NotImplementedError(
-            f"QuantizationSimModel: default_data_type is {data_type}, expected QuantizationDataType.int, the only value "
-            "supported."
+            f"QuantizationSimModel: default_data_type is {data_type}, expected QuantizationDataType.int, the only "
+            "value supported."
         )

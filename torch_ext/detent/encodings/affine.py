@@ -20,8 +20,8 @@ class AffineEncoding:
 
     Args:
         scale: Real units per step, > 0; CPU float tensor in the shape of the quantizer.
-        offset: Legacy offset ``qmin - zero_point``, shaped like ``scale``: the code of real 0 on a grid that starts at 0,
-            negated. -128 for symmetric int8.
+        offset: Legacy offset ``qmin - zero_point``, shaped like ``scale``: the code of real 0 on a grid that starts at
+            0, negated. -128 for symmetric int8.
         bitwidth: Bits per integer.
         is_symmetric: Whether the zero point is fixed by the grid.
         granularity: Per tensor, per channel or per block.
@@ -76,8 +76,8 @@ class AffineEncoding:
     def range(self, qmin: int, qmax: int, symmetric: bool, zero_point: int | None = None) -> tuple[Tensor, Tensor]:
         """A range whose scale is this one to the last bit, for quantizers that hold min and max.
 
-        ``max - min`` is rounded on the way to a scale, so the naive ends may give a neighbour; the upper end is moved by
-        single steps until they do not. Where no range has exactly this scale the nearest is given.
+        ``max - min`` is rounded on the way to a scale, so the naive ends may give a neighbour; the upper end is moved
+        by single steps until they do not. Where no range has exactly this scale the nearest is given.
         """
         low, high = self.min, self.max
         best, error = high, torch.full_like(high, float("inf"))

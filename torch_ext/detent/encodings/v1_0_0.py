@@ -72,16 +72,17 @@ def encoding_of(entry: Mapping[str, Any]) -> AffineEncoding:
         )
     if entry["dtype"] != "INT" or entry["enc_type"].lower() not in Granularity.__members__:
         raise ValueError(
-            f"encodings: {name!r} has dtype {entry['dtype']} and enc_type {entry['enc_type']}, expected INT and PER_TENSOR, "
-            "PER_CHANNEL or PER_BLOCK."
+            f"encodings: {name!r} has dtype {entry['dtype']} and enc_type {entry['enc_type']}, expected INT and "
+            "PER_TENSOR, PER_CHANNEL or PER_BLOCK."
         )
     bits, symmetric = int(entry["bw"]), bool(entry["is_sym"])
     offset = torch.tensor(entry["offset"], dtype=torch.float32)
     strict = symmetric and bool((offset == -(2 ** (bits - 1) - 1)).all())  # -127 .. 127
     block = entry.get("block_size")
     return AffineEncoding(
-        torch.tensor(entry["scale"], dtype=torch.float32), offset, bits, symmetric, Granularity[entry["enc_type"].lower()],
-        2**bits - 2 if strict else 2**bits - 1, None if block is None else (int(block),),
+        torch.tensor(entry["scale"], dtype=torch.float32), offset, bits, symmetric,
+        Granularity[entry["enc_type"].lower()], 2**bits - 2 if strict else 2**bits - 1,
+        None if block is None else (int(block),),
     )  # fmt: skip
 
 

@@ -70,7 +70,7 @@ def export_sim(
 
     freeze.check_calibrated(sim)
     args, kwargs = freeze.call_arguments(dummy_input)
-    encodings = filename_prefix if filename_prefix_encodings is None else filename_prefix_encodings
+    prefix = filename_prefix if filename_prefix_encodings is None else filename_prefix_encodings
     with files.all_or_nothing(path) as folder:
         frozen, quantizations = freeze.freeze(sim, onnx.FIRST_NUMBER)
         graph = onnx.to_qdq(frozen, args, kwargs, quantizations, **onnx_args)
@@ -79,8 +79,8 @@ def export_sim(
         onnx.save(graph.model, folder / f"{filename_prefix}.onnx")
         named = tuple({name: q.encoding for name, q in part.items()} for part in (graph.activations, graph.parameters))
         about = {"quantizer_args": sim.quantizer_args()}
-        v1_0_0.write(folder / f"{encodings}.encodings", v1_0_0.to_dict(*named, **about))
-        v1_0_0.write(folder / f"{encodings}_torch.encodings", v1_0_0.to_dict(*sim.encodings(), **about))
+        v1_0_0.write(folder / f"{prefix}.encodings", v1_0_0.to_dict(*named, **about))
+        v1_0_0.write(folder / f"{prefix}_torch.encodings", v1_0_0.to_dict(*freeze.encodings(sim), **about))
         files.write_state_dict(sim.model, folder / f"{filename_prefix}.safetensors")
         if export_to_torchscript:
             torchscript.trace(freeze.cpu_copy(sim.model), args, kwargs, folder / f"{filename_prefix}.torchscript.pth")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,13 +12,14 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from .._layout import Layout
+from ..encodings import AffineEncoding
 from ..quantizers import AffineQuantizer
 from .qdq import Quantization
 
 if TYPE_CHECKING:
     from ..quantsim import QuantizationSimModel
 
-__all__ = ["call_arguments", "check_calibrated", "cpu_copy", "freeze"]
+__all__ = ["call_arguments", "check_calibrated", "cpu_copy", "encodings", "freeze"]
 
 
 class _Frozen(nn.Module):
@@ -57,7 +59,27 @@ def _read(name: str, quantizer: AffineQuantizer) -> Quantization:
     """The numbers the quantizer's own forward uses now."""
     layout = Layout.of("export", quantizer.shape, quantizer.block_size)
     scale, zero_point = quantizer.get_scale().detach().cpu(), quantizer.get_zero_point().detach().cpu()
-    return Quantization(name, scale, zero_point, quantizer.qmin, quantizer.qmax, layout, quantizer.get_encoding())
+    return Quantization(name, scale, zero_point, quantizer.qmin, quantizer.qmax, layout, _encoding(quantizer))
+
+
+def _encoding(quantizer: AffineQuantizer) -> AffineEncoding | None:
+    """The quantizer's encoding, block sizes as numbers where the parameter says them."""
+    encoding = quantizer.get_encoding()
+    source = quantizer._source.tensor() if quantizer._source is not None else None
+    if encoding is None or encoding.block_size is None or source is None:
+        return encoding
+    blocks = Layout.of("export", quantizer.shape, quantizer.block_size).blocks_for("export", source)
+    return replace(encoding, block_size=tuple(blocks))
+
+
+def encodings(sim: QuantizationSimModel) -> tuple[dict[str, AffineEncoding], dict[str, AffineEncoding]]:
+    """Activation and parameter encodings by module, as :meth:`QuantizationSimModel.encodings` gives them."""
+    found: tuple[dict[str, AffineEncoding], dict[str, AffineEncoding]] = {}, {}
+    for name, is_param, quantizer in sim._named_slots():
+        encoding = _encoding(quantizer) if quantizer.enabled else None
+        if encoding is not None:
+            found[is_param][name] = encoding
+    return found
 
 
 def freeze(sim: QuantizationSimModel, first_number: int) -> tuple[nn.Module, dict[int, Quantization]]:

@@ -56,8 +56,8 @@ class QuantizedModule(nn.Module):
     """A module with quantizers.
 
     ``input_quantizers`` and ``output_quantizers`` are lists, ``param_quantizers`` a dictionary by parameter name; an
-    entry that is ``None`` leaves its tensor as it is. With no quantizer, or all of them off, the module computes what its
-    float twin does, bit for bit. Tensors that are not of a float type pass unquantized.
+    entry that is ``None`` leaves its tensor as it is. With no quantizer, or all of them off, the module computes what
+    its float twin does, bit for bit. Tensors that are not of a float type pass unquantized.
     """
 
     def __init__(self, *args, **kwargs):

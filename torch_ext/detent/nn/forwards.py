@@ -110,8 +110,8 @@ def batch_norm(float_forward):
         of_batch = self.training or (mean is None and var is None)
         kept = not self.training or self.track_running_stats
         y = F.batch_norm(
-            x, mean if kept else None, var if kept else None, quantize_param(self, "weight"), quantize_param(self, "bias"),
-            of_batch, factor, self.eps,
+            x, mean if kept else None, var if kept else None,
+            quantize_param(self, "weight"), quantize_param(self, "bias"), of_batch, factor, self.eps,
         )  # fmt: skip
         return quantize_output(self, y)
 

@@ -126,8 +126,8 @@ def quantize_module(module: nn.Module) -> QuantizedModule:
     quantized = CLASSES.get(type(module))
     if quantized is None:
         raise TypeError(
-            f"quantize_module: no quantized twin of {type(module).__module__}.{type(module).__qualname__}, expected exactly "
-            "one of the classes in detent.nn.CLASSES (not a subclass, whose forward may compute anything)."
+            f"quantize_module: no quantized twin of {type(module).__module__}.{type(module).__qualname__}, expected "
+            "exactly one of the classes in detent.nn.CLASSES (not a subclass, whose forward may compute anything)."
         )
     module.__class__ = quantized
     module._add_slots()

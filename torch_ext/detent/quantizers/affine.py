@@ -27,8 +27,8 @@ _ARGUMENTS = """
         mode: ``"learned"``, ``"fixed"`` or ``"dynamic"``.
         parametrization: ``"min_max"`` (parameters ``min`` and ``max``) or ``"scale_zero_point"`` (parameters ``scale``
             and, if asymmetric, ``zero_point``).
-        grad_scale: Factor on the gradients of ``scale`` and ``zero_point``; ``"lsq"``: 1 / sqrt(n * qmax) for n elements
-            of x per scale (Esser 2020, section 2.2).
+        grad_scale: Factor on the gradients of ``scale`` and ``zero_point``; ``"lsq"``: 1 / sqrt(n * qmax) for n
+            elements of x per scale (Esser 2020, section 2.2).
     Raises:
         ValueError: An argument is none of these. TypeError: there are too few or too many.
 """

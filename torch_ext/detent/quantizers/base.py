@@ -351,8 +351,8 @@ class AffineQuantizer(Numbers, Calibration, Saving, nn.Module):
         if not getattr(self, "_warned", False):
             self._warned = True
             warnings.warn(
-                f"{self._title()} saw no data during calibration and passes its input in float. Calibrate with data that "
-                "reaches it.",
+                f"{self._title()} saw no data during calibration and passes its input in float. Calibrate with data "
+                "that reaches it.",
                 stacklevel=4,
             )
 
@@ -377,7 +377,7 @@ class AffineQuantizer(Numbers, Calibration, Saving, nn.Module):
 
 @contextlib.contextmanager
 def quantization_disabled(module: nn.Module) -> Iterator[nn.Module]:
-    """Inside, every quantizer in ``module`` is off, and a quantized model computes what its float twin does, bit for bit.
+    """Inside, every quantizer in ``module`` is off: a quantized model computes what its float twin does, bit for bit.
 
     On leaving, each quantizer is on or off as it was before.
 

@@ -40,8 +40,8 @@ class Grid:
         if zero_point is not None:
             if not symmetric:
                 raise ValueError(
-                    f"{owner}: zero_point={zero_point} was given with symmetric=False, expected None. The zero point of "
-                    "an asymmetric range follows from min and max; pass symmetric=True to fix it."
+                    f"{owner}: zero_point={zero_point} was given with symmetric=False, expected None. The zero point "
+                    "of an asymmetric range follows from min and max; pass symmetric=True to fix it."
                 )
             if not qmin <= _integer(owner, "zero_point", zero_point) <= qmax:
                 raise ValueError(f"{owner}: zero_point is {zero_point}, expected a point of the grid {qmin} .. {qmax}.")

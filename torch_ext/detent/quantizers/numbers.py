@@ -31,8 +31,8 @@ class Numbers:
         tensor = self._source.tensor() if self._source is not None else None
         if tensor is None:
             raise RuntimeError(
-                f"{self._title()} is dynamic and belongs to no parameter, so it has no range between calls. Put it into "
-                "a quantized module's param_quantizers, or give it a range with set_range(min, max)."
+                f"{self._title()} is dynamic and belongs to no parameter, so it has no range between calls. Put it "
+                "into a quantized module's param_quantizers, or give it a range with set_range(min, max)."
             )
         return tensor.detach()
 
@@ -185,8 +185,8 @@ class Numbers:
         """
         if encoding.scale.numel() != math.prod(self.shape):
             raise ValueError(
-                f"{self._title()}: the encoding has {encoding.scale.numel()} scales, expected {math.prod(self.shape)} for "
-                f"shape {self.shape}."
+                f"{self._title()}: the encoding has {encoding.scale.numel()} scales, expected {math.prod(self.shape)} "
+                f"for shape {self.shape}."
             )
         bits = encoding.bitwidth
         low = -(2 ** (bits - 1)) if self.signed else 0
@@ -194,8 +194,8 @@ class Numbers:
         low = high - encoding.num_steps  # a strict grid leaves out its lowest code
         points = encoding.zero_point(low)
         if not bool(((points >= low) & (points <= high)).all()):
-            raise ValueError(f"{self._title()}: the encoding's offset is {encoding.offset.flatten()[:4].tolist()}, expected "
-                             f"{-encoding.num_steps} .. 0.")  # fmt: skip
+            raise ValueError(f"{self._title()}: the encoding's offset is {encoding.offset.flatten()[:4].tolist()}, "
+                             f"expected {-encoding.num_steps} .. 0.")  # fmt: skip
         fixed = None
         if encoding.is_symmetric:
             first = int(points.flatten()[0])

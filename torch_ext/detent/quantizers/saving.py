@@ -61,8 +61,8 @@ class Saving:
     def _take_over(self, state: dict[str, Any], tensors: dict[str, Any], prefix: str) -> None:
         if state["parametrization"] != self._parametrization:
             raise ValueError(
-                f"{prefix[:-1]}: the state holds {state['parametrization']}, expected {self._parametrization}. Build the "
-                "quantizer with that parametrization."
+                f"{prefix[:-1]}: the state holds {state['parametrization']}, expected {self._parametrization}. Build "
+                "the quantizer with that parametrization."
             )
         layout = Layout.of(prefix[:-1], state["shape"], state["block_size"])
         grid = Grid.of(prefix[:-1], state["qmin"], state["qmax"], state["symmetric"], state["zero_point"])
@@ -83,7 +83,7 @@ class Saving:
     def _fitted(key: str, value: Tensor, held: Tensor) -> Tensor:
         if value.numel() != held.numel():
             raise ValueError(
-                f"{key} has shape {tuple(value.shape)}, expected {tuple(held.shape)}. Load it into a quantizer of the same "
-                "shape, or keep the _extra_state beside it, which says the shape."
+                f"{key} has shape {tuple(value.shape)}, expected {tuple(held.shape)}. Load it into a quantizer of "
+                "the same shape, or keep the _extra_state beside it, which says the shape."
             )
         return value.reshape(held.shape).to(torch.float32)

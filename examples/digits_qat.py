@@ -1,9 +1,9 @@
 """Quantization-aware training on handwritten digits, start to finish, in a minute or two on a laptop.
 
-A small network learns scikit-learn's digits (1,797 images of 8 x 8 pixels). It is then quantized to 8, 4 and 2 bits: first
-by calibration alone, then with training in the loop, with and without trained ranges. Beside them stands the float network
-trained for the same further epochs, so that a gain is not mistaken for the effect of training longer. At the end the 8-bit
-and 4-bit networks are exported, and ONNX Runtime classifies the test set with the 8-bit file.
+A small network learns scikit-learn's digits (1,797 images of 8 x 8 pixels). It is then quantized to 8, 4 and 2 bits:
+first by calibration alone, then with training in the loop, with and without trained ranges. Beside them stands the
+float network trained for the same further epochs, so that a gain is not mistaken for the effect of training longer. At
+the end the 8-bit and 4-bit networks are exported, and ONNX Runtime classifies the test set with the 8-bit file.
 
     python examples/digits_qat.py --out demo_output
 """
@@ -63,7 +63,9 @@ def load_data(seed: int, device: torch.device) -> dict[str, tuple[Tensor, Tensor
     images = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16
     labels = torch.tensor(digits.target)
     train, test = train_test_split(range(len(labels)), test_size=0.3, stratify=digits.target, random_state=seed)
-    return {name: (images[part].to(device), labels[part].to(device)) for name, part in (("train", train), ("test", test))}
+    return {
+        name: (images[part].to(device), labels[part].to(device)) for name, part in (("train", train), ("test", test))
+    }
 
 
 def train(model: nn.Module, data: tuple[Tensor, Tensor], epochs: int, rate: float, seed: int) -> float:
@@ -71,7 +73,9 @@ def train(model: nn.Module, data: tuple[Tensor, Tensor], epochs: int, rate: floa
     images, labels = data
     order = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, epochs=epochs, steps_per_epoch=-(-len(labels) // 64))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, rate, epochs=epochs, steps_per_epoch=-(-len(labels) // 64)
+    )
     started = time.perf_counter()
     model.train()
     for _ in range(epochs):
@@ -211,7 +215,9 @@ def main(given: list[str] | None = None) -> dict:
     started = time.perf_counter()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(options.seed)
-    torch.set_num_threads(1)  # layers this small gain nothing from a second one, and lose much where the cores are shared
+    torch.set_num_threads(
+        1
+    )  # layers this small gain nothing from a second one, and lose much where the cores are shared
     data = load_data(options.seed, device)
     print(f"{len(data['train'][1])} images to train on, {len(data['test'][1])} held out; {device}", flush=True)
 
@@ -257,7 +263,8 @@ def finish(results: dict, options: argparse.Namespace, device: torch.device, sta
     results["torch"] = torch.__version__
     results["seconds"] = time.perf_counter() - started
     (options.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    print(f"{results['seconds']:.0f} s in all; files in {options.out}/: {', '.join(sorted(f.name for f in options.out.iterdir()))}")
+    names = ", ".join(sorted(file.name for file in options.out.iterdir()))
+    print(f"{results['seconds']:.0f} s in all; files in {options.out}/: {names}")
     return results
 
 

@@ -57,9 +57,31 @@ static void DETENT_REAL(clear)(DETENT_REAL(columns) *columns, size_t n)
     }
 }
 
-static void DETENT_REAL(join_columns)(STATISTICS *into, const DETENT_REAL(columns) *columns, size_t begin, size_t end)
+/* Sixteen lanes, then a tree. */
+DETENT_CLONES static void DETENT_REAL(join_columns)(STATISTICS *into, const DETENT_REAL(columns) *columns, size_t begin, size_t end)
 {
-    for (size_t i = begin; i < end; ++i) DETENT_REAL(join)(into, columns->min[i], columns->max[i], columns->ignored[i]);
+    real min[16], max[16];
+    int32_t ignored[16];
+    size_t i = begin;
+    for (size_t lane = 0; lane < 16; ++lane) {
+        min[lane] = (real)INFINITY;
+        max[lane] = -(real)INFINITY;
+        ignored[lane] = 0;
+    }
+    for (; i + 16 <= end; i += 16)
+        for (size_t lane = 0; lane < 16; ++lane) {
+            min[lane] = DETENT_REAL(detent_smaller)(min[lane], columns->min[i + lane]);
+            max[lane] = DETENT_REAL(detent_larger)(max[lane], columns->max[i + lane]);
+            ignored[lane] += columns->ignored[i + lane];
+        }
+    for (; i < end; ++i) DETENT_REAL(join)(into, columns->min[i], columns->max[i], columns->ignored[i]);
+    for (size_t half = 8; half > 0; half /= 2)
+        for (size_t lane = 0; lane < half; ++lane) {
+            min[lane] = DETENT_REAL(detent_smaller)(min[lane], min[lane + half]);
+            max[lane] = DETENT_REAL(detent_larger)(max[lane], max[lane + half]);
+            ignored[lane] += ignored[lane + half];
+        }
+    DETENT_REAL(join)(into, min[0], max[0], ignored[0]);
 }
 
 /* Lanes of a wide group: short enough that folding them is cheap, long enough to vectorize. */

@@ -12,7 +12,7 @@
 #include "block.h"
 
 /* Groups shorter than this are laid out side by side. */
-enum { DETENT_NARROW = 32 };
+enum { DETENT_NARROW = 128 };
 
 /* The tiles of a reduction. Steps are the extent of one tile, counts how many there are; with `narrow` a tile's
  * group_step * inner columns fit one block. */

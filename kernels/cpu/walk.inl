@@ -36,20 +36,44 @@ static inline void DETENT_REAL(read_group)(ENCODING_READER *reader, size_t group
     }
 }
 
-/* The encodings of n elements from flat index `at`, side by side. */
-static void DETENT_REAL(spread)(ENCODING_READER *reader, detent_shape3 shape, size_t at, size_t n, real *scale, real *zero_point)
+/* Scale and zero point of n groups in a row. */
+DETENT_CLONES static void DETENT_REAL(read_groups)(const detent_encoding *encoding, DETENT_REAL(detent_real_grid) grid, size_t group,
+                                                   size_t n, real *restrict scale, real *restrict zero_point)
 {
-    size_t within = at % shape.inner;
-    size_t group = at / shape.inner % shape.groups;
-    for (size_t i = 0; i < n; ++i) {
-        DETENT_REAL(read_group)(reader, group);
-        scale[i] = reader->scale;
-        zero_point[i] = reader->zero_point;
-        if (++within == shape.inner) {
-            within = 0;
-            if (++group == shape.groups) group = 0;
+    if (encoding->scale != NULL) {
+        const real *from = (const real *)encoding->scale + group;
+        for (size_t i = 0; i < n; ++i) scale[i] = from[i];
+        from = encoding->zero_point;
+        for (size_t i = 0; i < n; ++i) zero_point[i] = from != NULL ? DETENT_RINT(from[group + i]) : 0;
+    } else {
+        const real *min = (const real *)encoding->min + group, *max = (const real *)encoding->max + group;
+        for (size_t i = 0; i < n; ++i) {
+            scale[i] = DETENT_REAL(detent_scale_of_range)(min[i], max[i], grid);
+            zero_point[i] = DETENT_REAL(detent_zero_point_of_range)(min[i], scale[i], grid);
         }
     }
+}
+
+/* The encodings of n elements from flat index `at`, side by side. */
+static void DETENT_REAL(spread)(const ENCODING_READER *reader, detent_shape3 shape, size_t at, size_t n, real *scale, real *zero_point)
+{
+    real group_scale[DETENT_BLOCK], group_zero_point[DETENT_BLOCK];
+    const size_t row = at / shape.inner, spanned = (at + n - 1) / shape.inner - row + 1;
+    real *scales = shape.inner == 1 ? scale : group_scale, *zero_points = shape.inner == 1 ? zero_point : group_zero_point;
+
+    for (size_t done = 0; done < spanned;) {
+        const size_t group = (row + done) % shape.groups;
+        const size_t run = detent_min_size(spanned - done, shape.groups - group);
+        DETENT_REAL(read_groups)(reader->encoding, reader->grid, group, run, scales + done, zero_points + done);
+        done += run;
+    }
+    if (shape.inner == 1) return;
+    size_t end = shape.inner - at % shape.inner; /* of the group's run, counted from `at` */
+    for (size_t i = 0, group = 0; i < n; end += shape.inner, ++group)
+        for (const size_t stop = detent_min_size(n, end); i < stop; ++i) {
+            scale[i] = group_scale[group];
+            zero_point[i] = group_zero_point[group];
+        }
 }
 
 static void DETENT_REAL(map_blocks)(int64_t begin, int64_t end, void *context)
@@ -153,6 +177,7 @@ static void DETENT_REAL(reduce_wide)(const REDUCE *reduce, const detent_tile *ti
     }
 }
 
+/* Columns are summed over the rows of the tile first, in double; a tile of one row has nothing to sum. */
 static void DETENT_REAL(reduce_narrow)(const REDUCE *reduce, const detent_tile *tile, DETENT_REAL(terms_block) *block)
 {
     const detent_shape3 shape = reduce->shape;
@@ -160,20 +185,28 @@ static void DETENT_REAL(reduce_narrow)(const REDUCE *reduce, const detent_tile *
     double *partials = reduce->partials + tile->partial * shape.groups * 2;
     ENCODING_READER reader = DETENT_REAL(reader_of)(reduce->encoding);
     real scale[DETENT_BLOCK], zero_point[DETENT_BLOCK];
-    double first[DETENT_BLOCK] = {0}, second[DETENT_BLOCK] = {0};
+    double first[DETENT_BLOCK], second[DETENT_BLOCK];
+    const int one_row = tile->outer_end - tile->outer_begin == 1;
 
+    for (size_t i = 0; i < columns && !one_row; ++i) first[i] = second[i] = 0;
     DETENT_REAL(spread)(&reader, shape, tile->group_begin * shape.inner, columns, scale, zero_point);
     for (size_t outer = tile->outer_begin; outer < tile->outer_end; ++outer) {
         const size_t at = (outer * shape.groups + tile->group_begin) * shape.inner;
         DETENT_REAL(terms_of_block)(reduce, block, reduce->varying, at, columns, scale, zero_point);
+        if (one_row) break;
         DETENT_REAL(add_columns)(block->first, first, columns);
         if (reduce->with_second) DETENT_REAL(add_columns)(block->second, second, columns);
     }
     for (size_t group = tile->group_begin; group < tile->group_end; ++group) {
+        const size_t at = (group - tile->group_begin) * shape.inner;
         double first_of_group = 0, second_of_group = 0;
-        for (size_t inner = 0; inner < shape.inner; ++inner) {
-            first_of_group += first[(group - tile->group_begin) * shape.inner + inner];
-            second_of_group += second[(group - tile->group_begin) * shape.inner + inner];
+        if (one_row) {
+            first_of_group = (double)DETENT_REAL(sum_of_block)(block->first + at, shape.inner);
+            if (reduce->with_second) second_of_group = (double)DETENT_REAL(sum_of_block)(block->second + at, shape.inner);
+        }
+        for (size_t inner = 0; inner < shape.inner && !one_row; ++inner) {
+            first_of_group += first[at + inner];
+            second_of_group += second[at + inner];
         }
         partials[2 * group] = first_of_group;
         partials[2 * group + 1] = second_of_group;

@@ -71,7 +71,10 @@ def assert_reproduced(sim, folder, level, steps=1.01, share=0.03):
     """At most ``share`` of the logits on a neighbouring step: sums in another order meet a rounding boundary."""
     x = torch.randn(64, 1, 4, 4)
     simulated = sim.model.eval()(x).numpy()
-    off = np.abs(run(folder / "m_qdq.onnx", x, level) - simulated) / sim.model.head.output_quantizers[0].get_scale().item()
+    off = (
+        np.abs(run(folder / "m_qdq.onnx", x, level) - simulated)
+        / sim.model.head.output_quantizers[0].get_scale().item()
+    )
     assert off.max() <= steps, off.max()
     assert (off > 0.5).mean() <= share, (off > 0.5).mean()
 
@@ -127,7 +130,9 @@ def test_names_agree(tmp_path):
     assert parameters == {"conv.weight", "conv2.weight", "head.weight"}
     for name in ("m.onnx", "m_qdq.onnx"):
         graph = onnx.load(tmp_path / name).graph
-        assert [value.name for value in graph.input] == ["image"] and [value.name for value in graph.output] == ["logits"]
+        assert [value.name for value in graph.input] == ["image"] and [value.name for value in graph.output] == [
+            "logits"
+        ]
         initializers = {value.name for value in graph.initializer}
         tensors = {tensor for node in graph.node for tensor in node.output}
         assert activations <= tensors
@@ -183,7 +188,9 @@ def test_encodings_load_back(tmp_path, file):
     sim = simulation(4, LEARNED)
     export(sim, tmp_path)
     other = simulation(4, LEARNED)
-    other.model.load_state_dict({k: v for k, v in sim.model.state_dict().items() if "quantizers" not in k}, strict=False)
+    other.model.load_state_dict(
+        {k: v for k, v in sim.model.state_dict().items() if "quantizers" not in k}, strict=False
+    )
     other.load_encodings(tmp_path / file)
     x = torch.randn(8, 1, 4, 4)
     assert torch.equal(other.model.eval()(x), sim.model.eval()(x))

@@ -35,8 +35,9 @@ def export_sim(
     ``prefix.torchscript.pth``          with ``export_to_torchscript``: the traced simulation
     ==================================  ===============================================================================
 
-    Tensors with a quantizer are called ``<module path>.input_<i>`` and ``.output_<i>`` in both ONNX files, parameters as
-    in torch; inputs and outputs of the model keep their own names. Weights of a gigabyte and more go to ``<file>.data``.
+    Tensors with a quantizer are called ``<module path>.input_<i>`` and ``.output_<i>`` in both ONNX files, parameters
+    as in torch; inputs and outputs of the model keep their own names. Weights of a gigabyte and more go to
+    ``<file>.data``.
 
     ONNX Runtime computes the same numbers; two of its options matter. With graph optimizations it runs 8-bit layers in
     integer arithmetic, and on an x86 CPU without VNNI these sums saturate unless the session option
@@ -50,8 +51,8 @@ def export_sim(
         filename_prefix: Start of every file's name.
         dummy_input: A tensor, a tuple or list of arguments, or a mapping of keyword arguments.
         export_to_torchscript: Also trace and save the model with its quantizers inside.
-        onnx_export_args: A mapping, or an object whose ``kwargs`` is one: ``opset_version`` (``None``: 18, or 21 where 4
-            bits, 16 bits or blocks need it), ``input_names``, ``output_names``, ``dynamic_shapes`` and what else
+        onnx_export_args: A mapping, or an object whose ``kwargs`` is one: ``opset_version`` (``None``: 18, or 21 where
+            4 bits, 16 bits or blocks need it), ``input_names``, ``output_names``, ``dynamic_shapes`` and what else
             ``torch.onnx.export`` takes.
         filename_prefix_encodings: Start of the encodings files' names; ``None``: ``filename_prefix``.
     Raises:
@@ -63,10 +64,12 @@ def export_sim(
     """
     onnx_args = _onnx_args(onnx_export_args)
     if Path(filename_prefix).name != filename_prefix:
-        raise ValueError(f"export: filename_prefix is {filename_prefix!r}, expected a file name. Put folders into path.")
+        raise ValueError(
+            f"export: filename_prefix is {filename_prefix!r}, expected a file name. Put folders into path."
+        )
 
-    from . import files, freeze, onnx, torchscript
     from ..encodings import v1_0_0
+    from . import files, freeze, onnx, torchscript
 
     freeze.check_calibrated(sim)
     args, kwargs = freeze.call_arguments(dummy_input)

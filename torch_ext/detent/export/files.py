@@ -27,7 +27,7 @@ _EXTRA = "extra_state"
 
 @contextmanager
 def all_or_nothing(path: str | PathLike[str]) -> Iterator[Path]:
-    """A hidden folder within ``path``; what was written there moves to ``path`` at the end, or goes if the block raises."""
+    """A hidden folder in ``path``; what was written there moves to ``path`` at the end, or goes if the block raises."""
     target = Path(path)
     made = [folder for folder in (target, *target.parents) if not folder.exists()]
     target.mkdir(parents=True, exist_ok=True)

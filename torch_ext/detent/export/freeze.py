@@ -41,12 +41,14 @@ class _Frozen(nn.Module):
 
 def check_calibrated(sim: QuantizationSimModel) -> None:
     """Raise RuntimeError where an enabled quantizer has no range."""
-    missing = [name for name, _, quantizer in sim._named_slots() if _active(quantizer) and not quantizer.is_initialized()]
+    missing = [
+        name for name, _, quantizer in sim._named_slots() if _active(quantizer) and not quantizer.is_initialized()
+    ]
     if missing:
         shown = ", ".join(missing[:5]) + (" ..." if len(missing) > 5 else "")
         raise RuntimeError(
-            f"export: {len(missing)} quantizers have no range yet ({shown}). Run sim.compute_encodings() with a few batches "
-            "of representative data first, load encodings, or switch those quantizers off."
+            f"export: {len(missing)} quantizers have no range yet ({shown}). Run sim.compute_encodings() with a few "
+            "batches of representative data first, load encodings, or switch those quantizers off."
         )
 
 

@@ -1,7 +1,8 @@
 """From a frozen simulation model to two ONNX models that share every name.
 
-``torch.onnx.export`` turns each call of ``detent::fake_quantize`` into one ``detent::FakeQuantize`` placeholder, numbered
-through the operator's ``grad_scale`` argument, which the forward pass does not read. :mod:`detent.export.qdq` does the rest.
+``torch.onnx.export`` turns each call of ``detent::fake_quantize`` into one ``detent::FakeQuantize`` placeholder,
+numbered through the operator's ``grad_scale`` argument, which the forward pass does not read. :mod:`detent.export.qdq`
+does the rest.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Placeholders of an ONNX graph become QuantizeLinear and DequantizeLinear, and go away again.
 
-The exporter leaves one ``detent::FakeQuantize`` node per quantizer call (see :mod:`detent.export.onnx`), which names its
-quantizer by a number. :class:`QdqRewriter` turns each into standard operators: an integer initializer and
+The exporter leaves one ``detent::FakeQuantize`` node per quantizer call (see :mod:`detent.export.onnx`), which names
+its quantizer by a number. :class:`QdqRewriter` turns each into standard operators: an integer initializer and
 DequantizeLinear for a parameter, QuantizeLinear and DequantizeLinear for an activation. :meth:`QdqRewriter.strip` then
 removes them from the same graph, so that both files share every name.
 """
@@ -196,7 +196,9 @@ class QdqRewriter:
             graph.insert_before(node, new)
         self._replace(node, nodes, nodes[0].inputs[0], float_initializer=initializer)
 
-    def _initializer(self, graph: ir.Graph, name: str, tensor: ir.TensorProtocol, old: ir.Value | None = None) -> ir.Value:
+    def _initializer(
+        self, graph: ir.Graph, name: str, tensor: ir.TensorProtocol, old: ir.Value | None = None
+    ) -> ir.Value:
         if old is not None and old.name == name:
             graph.initializers.pop(name)
         value = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
@@ -292,7 +294,9 @@ class QdqRewriter:
                 f"Pass onnx_export_args={{'opset_version': {_INT4_OPSET}}} or later, or none."
             )
         if shape is None or not all(isinstance(n, int) for n in shape):
-            raise ValueError(f"export: {name} is quantized in blocks, but its shape {shape} is dynamic. Export it static.")
+            raise ValueError(
+                f"export: {name} is quantized in blocks, but its shape {shape} is dynamic. Export it static."
+            )
         (scale, zero_point, *_), (_, given) = q.on(torch.empty(shape, device="meta"))
         scale, zero_point = scale.float(), zero_point.float()
         size = [n if block == -1 else block for n, block in zip(shape, given)]
@@ -306,7 +310,9 @@ class QdqRewriter:
         """Grids that no integer type of QuantizeLinear holds: the formula itself, in float64."""
         axis = q.layout.axis
         if q.layout.block_size is not None or (axis is not None and x.shape is None):
-            raise ValueError(f"export: {name}: grid {q.qmin} .. {q.qmax} in blocks has no ONNX form. Use at most 16 bits.")
+            raise ValueError(
+                f"export: {name}: grid {q.qmin} .. {q.qmax} in blocks has no ONNX form. Use at most 16 bits."
+            )
         shape = () if axis is None else (-1,) + (1,) * (-axis - 1)
         constants = {
             "scale": q.scale.double().reshape(shape),
@@ -314,7 +320,9 @@ class QdqRewriter:
             "qmin": torch.tensor(float(q.qmin), dtype=torch.float64),
             "qmax": torch.tensor(float(q.qmax), dtype=torch.float64),
         }
-        c = {k: self._initializer(graph, self._fresh(f"{name}_{k}"), ir.Tensor(v.numpy())) for k, v in constants.items()}
+        c = {
+            k: self._initializer(graph, self._fresh(f"{name}_{k}"), ir.Tensor(v.numpy())) for k, v in constants.items()
+        }
         steps: list[tuple[str, list[ir.Value]]] = [
             ("Div", [c["scale"]]),
             ("Round", []),
@@ -374,7 +382,9 @@ def _tensor(codes: np.ndarray, dtype: ir.DataType, name: str | None) -> ir.Tenso
     return ir.Tensor(codes, dtype=dtype, name=name)
 
 
-def _node(op_type: str, inputs: list[ir.Value], attributes: dict | None = None, *, like: ir.Value, dtype=None) -> ir.Node:
+def _node(
+    op_type: str, inputs: list[ir.Value], attributes: dict | None = None, *, like: ir.Value, dtype=None
+) -> ir.Node:
     node = ir.node(op_type, inputs, attributes or {})
     node.outputs[0].shape = like.shape
     node.outputs[0].dtype = dtype if dtype is not None else like.dtype

@@ -24,8 +24,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
-from detent.defs import QuantScheme
-from detent.quantsim import QuantizationSimModel
+from detent import QuantizationSimModel, QuantScheme
 
 BITS = (8, 4, 2)
 RATE = 1e-2

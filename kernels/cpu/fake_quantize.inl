@@ -44,15 +44,19 @@ static inline __attribute__((always_inline)) void DETENT_REAL(terms)(const real 
                                                                      real *restrict second, size_t n, const real *scale,
                                                                      const real *zero_point, size_t stride, real qmin, real qmax)
 {
-    for (size_t i = 0; i < n; ++i) {
-        const real s = scale[i * stride], zp = zero_point[i * stride];
-        grad_x[i] = DETENT_REAL(detent_fake_quantize_bwd_x_one)(g[i], x[i], s, zp, qmin, qmax);
-        first[i] = DETENT_REAL(detent_fake_quantize_bwd_scale_one)(g[i], x[i], s, zp, qmin, qmax);
-    }
-    if (second != NULL)
-        for (size_t i = 0; i < n; ++i)
-            second[i] = DETENT_REAL(detent_fake_quantize_bwd_zero_point_one)(g[i], x[i], scale[i * stride], zero_point[i * stride],
-                                                                             qmin, qmax);
+    if (second == NULL)
+        for (size_t i = 0; i < n; ++i) {
+            const real s = scale[i * stride], zp = zero_point[i * stride];
+            grad_x[i] = DETENT_REAL(detent_fake_quantize_bwd_x_one)(g[i], x[i], s, zp, qmin, qmax);
+            first[i] = DETENT_REAL(detent_fake_quantize_bwd_scale_one)(g[i], x[i], s, zp, qmin, qmax);
+        }
+    else
+        for (size_t i = 0; i < n; ++i) {
+            const real s = scale[i * stride], zp = zero_point[i * stride];
+            grad_x[i] = DETENT_REAL(detent_fake_quantize_bwd_x_one)(g[i], x[i], s, zp, qmin, qmax);
+            first[i] = DETENT_REAL(detent_fake_quantize_bwd_scale_one)(g[i], x[i], s, zp, qmin, qmax);
+            second[i] = DETENT_REAL(detent_fake_quantize_bwd_zero_point_one)(g[i], x[i], s, zp, qmin, qmax);
+        }
 }
 
 DETENT_CLONES static void DETENT_REAL(terms_uniform)(const real *g, const real *x, real *grad_x, real *first, real *second,

@@ -52,10 +52,11 @@ static DETENT_HD real DETENT_REAL(detent_fake_quantize_bwd_scale_one)(real g, re
     return g * (DETENT_REAL(detent_on_grid)(rounded, zero_point, qmin, qmax) ? inside : outside);
 }
 
-/* Bhalgat 2020, eq. 6: only a clipped element moves with the grid. NaN for x NaN. */
+/* Bhalgat 2020, eq. 6: only a clipped element moves with the grid. The clamped code is finite unless x is NaN, so that 0 times
+ * it is 0, or the NaN that must stay visible. */
 static DETENT_HD real DETENT_REAL(detent_fake_quantize_bwd_zero_point_one)(real g, real x, real scale, real zero_point, real qmin, real qmax)
 {
     const real rounded = DETENT_RINT(x / scale);
-    const real outside = rounded == rounded ? -g * scale : rounded;
-    return DETENT_REAL(detent_on_grid)(rounded, zero_point, qmin, qmax) ? (real)0 : outside;
+    const real clamped = DETENT_REAL(detent_clamp)(rounded, qmin - zero_point, qmax - zero_point);
+    return DETENT_REAL(detent_on_grid)(rounded, zero_point, qmin, qmax) ? (real)0 : 0 * clamped - g * scale;
 }

@@ -1,0 +1,49 @@
+"""The examples of the docstrings and the code of the README and docs run as they stand."""
+
+import doctest
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import detent
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def _modules() -> list[str]:
+    names = [module.name for module in pkgutil.walk_packages(detent.__path__, "detent.")]
+    return sorted(name for name in names if not name.startswith("detent.lib"))
+
+
+@pytest.mark.parametrize("name", ["detent", *_modules()])
+def test_docstring_examples_run(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    module = importlib.import_module(name)
+    given = {"torch": torch, "detent": detent, "nn": torch.nn, "QuantizeDequantize": detent.quantizers.QuantizeDequantize}
+    results = doctest.testmod(module, extraglobs=given, optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
+    assert results.failed == 0
+
+
+def test_public_functions_have_examples():
+    for name in detent.functional.__all__:
+        assert ">>>" in getattr(detent.functional, name).__doc__, name
+
+
+def _python_blocks() -> list:
+    files = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks" / "README.md"]
+    return [
+        pytest.param(block, id=f"{file.name}-{number}")
+        for file in files
+        for number, block in enumerate(re.findall(r"```python\n(.*?)```", file.read_text(), re.DOTALL))
+    ]
+
+
+@pytest.mark.parametrize("block", _python_blocks())
+def test_code_in_the_documents_runs(block, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, "document", "exec"), {"__name__": "document"})

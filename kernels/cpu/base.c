@@ -52,7 +52,8 @@ detent_status detent_check_encoding(const detent_encoding *encoding)
     const detent_status status = detent_check_grid(encoding);
     if (status != DETENT_OK) return status;
     const int affine = encoding->scale != NULL && encoding->min == NULL && encoding->max == NULL;
-    const int range = encoding->scale == NULL && encoding->zero_point == NULL && encoding->min != NULL && encoding->max != NULL;
+    const int range =
+        encoding->scale == NULL && encoding->zero_point == NULL && encoding->min != NULL && encoding->max != NULL;
     return affine || range ? DETENT_OK : DETENT_BAD_ARGUMENT;
 }
 
@@ -63,11 +64,17 @@ int detent_is_float(detent_dtype dtype)
 
 int detent_codes_fit(detent_dtype codes, detent_grid grid)
 {
-    static const struct { int64_t low, high; } held[] = {
-        [DETENT_F32] = {-(INT64_C(1) << 24), INT64_C(1) << 24}, [DETENT_F16] = {-2048, 2048},
-        [DETENT_BF16] = {-256, 256},                           [DETENT_F64] = {INT32_MIN, UINT32_MAX},
-        [DETENT_I8] = {INT8_MIN, INT8_MAX},                    [DETENT_U8] = {0, UINT8_MAX},
-        [DETENT_I16] = {INT16_MIN, INT16_MAX},                 [DETENT_I32] = {INT32_MIN, INT32_MAX},
+    static const struct {
+        int64_t low, high;
+    } held[] = {
+        [DETENT_F32] = {-(INT64_C(1) << 24), INT64_C(1) << 24},
+        [DETENT_F16] = {-2048, 2048},
+        [DETENT_BF16] = {-256, 256},
+        [DETENT_F64] = {INT32_MIN, UINT32_MAX},
+        [DETENT_I8] = {INT8_MIN, INT8_MAX},
+        [DETENT_U8] = {0, UINT8_MAX},
+        [DETENT_I16] = {INT16_MIN, INT16_MAX},
+        [DETENT_I32] = {INT32_MIN, INT32_MAX},
     };
     return grid.qmin >= held[codes].low && grid.qmax <= held[codes].high;
 }

@@ -4,63 +4,63 @@
 
 #define DETENT_SAME(value) (value)
 
-#define DETENT_DEFINE_CONVERSION(NAME, FROM, TO, CONVERT)                                                     \
-    DETENT_CLONES static void NAME(const FROM *restrict from, TO *restrict to, size_t n)                      \
-    {                                                                                                         \
-        for (size_t i = 0; i < n; ++i) to[i] = (TO)CONVERT(from[i]);                                          \
+#define DETENT_DEFINE_CONVERSION(NAME, FROM, TO, CONVERT)                                                              \
+    DETENT_CLONES static void NAME(const FROM *restrict from, TO *restrict to, size_t n)                               \
+    {                                                                                                                  \
+        for (size_t i = 0; i < n; ++i) to[i] = (TO)CONVERT(from[i]);                                                   \
     }
 
 /* The two 16-bit types go through float: exact into double, one rounding out of it is left to the caller's value,
  * which the double arithmetic has already rounded once. */
-#define DETENT_DEFINE_BLOCKS(SUFFIX, REAL, OTHER, OWN, OTHER_DTYPE)                                           \
-    DETENT_DEFINE_CONVERSION(read_f16_##SUFFIX, uint16_t, REAL, detent_f16_to_f32)                            \
-    DETENT_DEFINE_CONVERSION(read_bf16_##SUFFIX, uint16_t, REAL, detent_bf16_to_f32)                          \
-    DETENT_DEFINE_CONVERSION(read_other_##SUFFIX, OTHER, REAL, DETENT_SAME)                                   \
-    DETENT_DEFINE_CONVERSION(read_i8_##SUFFIX, int8_t, REAL, DETENT_SAME)                                     \
-    DETENT_DEFINE_CONVERSION(read_u8_##SUFFIX, uint8_t, REAL, DETENT_SAME)                                    \
-    DETENT_DEFINE_CONVERSION(read_i16_##SUFFIX, int16_t, REAL, DETENT_SAME)                                   \
-    DETENT_DEFINE_CONVERSION(read_i32_##SUFFIX, int32_t, REAL, DETENT_SAME)                                   \
-    DETENT_DEFINE_CONVERSION(write_f16_##SUFFIX, REAL, uint16_t, detent_f32_to_f16)                           \
-    DETENT_DEFINE_CONVERSION(write_bf16_##SUFFIX, REAL, uint16_t, detent_f32_to_bf16)                         \
-    DETENT_DEFINE_CONVERSION(write_other_##SUFFIX, REAL, OTHER, DETENT_SAME)                                  \
-    DETENT_DEFINE_CONVERSION(write_i8_##SUFFIX, REAL, int8_t, DETENT_SAME)                                    \
-    DETENT_DEFINE_CONVERSION(write_u8_##SUFFIX, REAL, uint8_t, DETENT_SAME)                                   \
-    DETENT_DEFINE_CONVERSION(write_i16_##SUFFIX, REAL, int16_t, DETENT_SAME)                                  \
-    DETENT_DEFINE_CONVERSION(write_i32_##SUFFIX, REAL, int32_t, DETENT_SAME)                                  \
-                                                                                                              \
-    const REAL *detent_read_##SUFFIX(const void *x, detent_dtype dtype, size_t at, size_t n, REAL *buffer)    \
-    {                                                                                                         \
-        switch (dtype) {                                                                                      \
-        case OWN: return (const REAL *)x + at;                                                                \
-        case OTHER_DTYPE: read_other_##SUFFIX((const OTHER *)x + at, buffer, n); break;                       \
-        case DETENT_F16: read_f16_##SUFFIX((const uint16_t *)x + at, buffer, n); break;                       \
-        case DETENT_BF16: read_bf16_##SUFFIX((const uint16_t *)x + at, buffer, n); break;                     \
-        case DETENT_I8: read_i8_##SUFFIX((const int8_t *)x + at, buffer, n); break;                           \
-        case DETENT_U8: read_u8_##SUFFIX((const uint8_t *)x + at, buffer, n); break;                          \
-        case DETENT_I16: read_i16_##SUFFIX((const int16_t *)x + at, buffer, n); break;                        \
-        case DETENT_I32: read_i32_##SUFFIX((const int32_t *)x + at, buffer, n); break;                        \
-        default: break;                                                                                       \
-        }                                                                                                     \
-        return buffer;                                                                                        \
-    }                                                                                                         \
-                                                                                                              \
-    REAL *detent_target_##SUFFIX(void *y, detent_dtype dtype, size_t at, REAL *buffer)                        \
-    {                                                                                                         \
-        return dtype == OWN ? (REAL *)y + at : buffer;                                                        \
-    }                                                                                                         \
-                                                                                                              \
-    void detent_write_##SUFFIX(void *y, detent_dtype dtype, size_t at, size_t n, const REAL *values)          \
-    {                                                                                                         \
-        switch (dtype) {                                                                                      \
-        case OTHER_DTYPE: write_other_##SUFFIX(values, (OTHER *)y + at, n); break;                            \
-        case DETENT_F16: write_f16_##SUFFIX(values, (uint16_t *)y + at, n); break;                            \
-        case DETENT_BF16: write_bf16_##SUFFIX(values, (uint16_t *)y + at, n); break;                          \
-        case DETENT_I8: write_i8_##SUFFIX(values, (int8_t *)y + at, n); break;                                \
-        case DETENT_U8: write_u8_##SUFFIX(values, (uint8_t *)y + at, n); break;                               \
-        case DETENT_I16: write_i16_##SUFFIX(values, (int16_t *)y + at, n); break;                             \
-        case DETENT_I32: write_i32_##SUFFIX(values, (int32_t *)y + at, n); break;                             \
-        default: break;                                                                                       \
-        }                                                                                                     \
+#define DETENT_DEFINE_BLOCKS(SUFFIX, REAL, OTHER, OWN, OTHER_DTYPE)                                                    \
+    DETENT_DEFINE_CONVERSION(read_f16_##SUFFIX, uint16_t, REAL, detent_f16_to_f32)                                     \
+    DETENT_DEFINE_CONVERSION(read_bf16_##SUFFIX, uint16_t, REAL, detent_bf16_to_f32)                                   \
+    DETENT_DEFINE_CONVERSION(read_other_##SUFFIX, OTHER, REAL, DETENT_SAME)                                            \
+    DETENT_DEFINE_CONVERSION(read_i8_##SUFFIX, int8_t, REAL, DETENT_SAME)                                              \
+    DETENT_DEFINE_CONVERSION(read_u8_##SUFFIX, uint8_t, REAL, DETENT_SAME)                                             \
+    DETENT_DEFINE_CONVERSION(read_i16_##SUFFIX, int16_t, REAL, DETENT_SAME)                                            \
+    DETENT_DEFINE_CONVERSION(read_i32_##SUFFIX, int32_t, REAL, DETENT_SAME)                                            \
+    DETENT_DEFINE_CONVERSION(write_f16_##SUFFIX, REAL, uint16_t, detent_f32_to_f16)                                    \
+    DETENT_DEFINE_CONVERSION(write_bf16_##SUFFIX, REAL, uint16_t, detent_f32_to_bf16)                                  \
+    DETENT_DEFINE_CONVERSION(write_other_##SUFFIX, REAL, OTHER, DETENT_SAME)                                           \
+    DETENT_DEFINE_CONVERSION(write_i8_##SUFFIX, REAL, int8_t, DETENT_SAME)                                             \
+    DETENT_DEFINE_CONVERSION(write_u8_##SUFFIX, REAL, uint8_t, DETENT_SAME)                                            \
+    DETENT_DEFINE_CONVERSION(write_i16_##SUFFIX, REAL, int16_t, DETENT_SAME)                                           \
+    DETENT_DEFINE_CONVERSION(write_i32_##SUFFIX, REAL, int32_t, DETENT_SAME)                                           \
+                                                                                                                       \
+    const REAL *detent_read_##SUFFIX(const void *x, detent_dtype dtype, size_t at, size_t n, REAL *buffer)             \
+    {                                                                                                                  \
+        switch (dtype) {                                                                                               \
+        case OWN: return (const REAL *)x + at;                                                                         \
+        case OTHER_DTYPE: read_other_##SUFFIX((const OTHER *)x + at, buffer, n); break;                                \
+        case DETENT_F16: read_f16_##SUFFIX((const uint16_t *)x + at, buffer, n); break;                                \
+        case DETENT_BF16: read_bf16_##SUFFIX((const uint16_t *)x + at, buffer, n); break;                              \
+        case DETENT_I8: read_i8_##SUFFIX((const int8_t *)x + at, buffer, n); break;                                    \
+        case DETENT_U8: read_u8_##SUFFIX((const uint8_t *)x + at, buffer, n); break;                                   \
+        case DETENT_I16: read_i16_##SUFFIX((const int16_t *)x + at, buffer, n); break;                                 \
+        case DETENT_I32: read_i32_##SUFFIX((const int32_t *)x + at, buffer, n); break;                                 \
+        default: break;                                                                                                \
+        }                                                                                                              \
+        return buffer;                                                                                                 \
+    }                                                                                                                  \
+                                                                                                                       \
+    REAL *detent_target_##SUFFIX(void *y, detent_dtype dtype, size_t at, REAL *buffer)                                 \
+    {                                                                                                                  \
+        return dtype == OWN ? (REAL *)y + at : buffer;                                                                 \
+    }                                                                                                                  \
+                                                                                                                       \
+    void detent_write_##SUFFIX(void *y, detent_dtype dtype, size_t at, size_t n, const REAL *values)                   \
+    {                                                                                                                  \
+        switch (dtype) {                                                                                               \
+        case OTHER_DTYPE: write_other_##SUFFIX(values, (OTHER *)y + at, n); break;                                     \
+        case DETENT_F16: write_f16_##SUFFIX(values, (uint16_t *)y + at, n); break;                                     \
+        case DETENT_BF16: write_bf16_##SUFFIX(values, (uint16_t *)y + at, n); break;                                   \
+        case DETENT_I8: write_i8_##SUFFIX(values, (int8_t *)y + at, n); break;                                         \
+        case DETENT_U8: write_u8_##SUFFIX(values, (uint8_t *)y + at, n); break;                                        \
+        case DETENT_I16: write_i16_##SUFFIX(values, (int16_t *)y + at, n); break;                                      \
+        case DETENT_I32: write_i32_##SUFFIX(values, (int32_t *)y + at, n); break;                                      \
+        default: break;                                                                                                \
+        }                                                                                                              \
     }
 
 DETENT_DEFINE_BLOCKS(f32, float, double, DETENT_F32, DETENT_F64)

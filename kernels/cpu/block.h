@@ -7,8 +7,9 @@
 
 enum { DETENT_BLOCK = 512 };
 
-/* One body, compiled for three instruction sets and chosen when the library loads. Sanitizers run before that choice. */
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__) && \
+/* One body, compiled for three instruction sets and chosen when the library loads. Sanitizers run before that choice.
+ */
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__) &&               \
     !defined(DETENT_NO_CLONES)
 #define DETENT_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
@@ -27,7 +28,8 @@ void detent_write_f32(void *y, detent_dtype dtype, size_t at, size_t n, const fl
 void detent_write_f64(void *y, detent_dtype dtype, size_t at, size_t n, const double *values);
 
 /* parallel, or this thread where there is no callback or nothing to share out. */
-static inline void detent_run(detent_parallel_for parallel, size_t count, size_t grain, detent_parallel_body body, void *context)
+static inline void detent_run(detent_parallel_for parallel, size_t count, size_t grain, detent_parallel_body body,
+                              void *context)
 {
     if (parallel == NULL || count <= grain)
         body(0, (int64_t)count, context);
@@ -35,8 +37,17 @@ static inline void detent_run(detent_parallel_for parallel, size_t count, size_t
         parallel(0, (int64_t)count, (int64_t)grain, body, context);
 }
 
-static inline size_t detent_min_size(size_t a, size_t b) { return a < b ? a : b; }
-static inline size_t detent_max_size(size_t a, size_t b) { return a > b ? a : b; }
-static inline size_t detent_ceil_div(size_t a, size_t b) { return (a + b - 1) / b; }
+static inline size_t detent_min_size(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+static inline size_t detent_max_size(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+static inline size_t detent_ceil_div(size_t a, size_t b)
+{
+    return (a + b - 1) / b;
+}
 
 #endif

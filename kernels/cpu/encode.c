@@ -15,8 +15,8 @@ static detent_status check(const void *a, const void *b, const void *c, const vo
     return n > 0 && (a == NULL || b == NULL || c == NULL || d == NULL) ? DETENT_BAD_ARGUMENT : DETENT_OK;
 }
 
-detent_status detent_encode_min_max_cpu(const void *lo, const void *hi, void *min, void *max, detent_dtype real, size_t n,
-                                        const detent_encoding *encoding)
+detent_status detent_encode_min_max_cpu(const void *lo, const void *hi, void *min, void *max, detent_dtype real,
+                                        size_t n, const detent_encoding *encoding)
 {
     const detent_status status = check(lo, hi, min, max, real, n, encoding);
     if (status != DETENT_OK) return status;
@@ -27,8 +27,8 @@ detent_status detent_encode_min_max_cpu(const void *lo, const void *hi, void *mi
     return DETENT_OK;
 }
 
-detent_status detent_encode_affine_cpu(const void *min, const void *max, void *scale, void *zero_point, detent_dtype real,
-                                       size_t n, const detent_encoding *encoding)
+detent_status detent_encode_affine_cpu(const void *min, const void *max, void *scale, void *zero_point,
+                                       detent_dtype real, size_t n, const detent_encoding *encoding)
 {
     const detent_status status = check(min, max, scale, zero_point, real, n, encoding);
     if (status != DETENT_OK) return status;

@@ -12,7 +12,8 @@
 #include "../math/for_each_real.h"
 
 /* Everything an elementwise entry point checks. *elements is 0 for an empty tensor, whose pointers may be NULL. */
-static detent_status check_forward(const void *x, const void *y, detent_dtype dtype, detent_shape3 shape, size_t *elements)
+static detent_status check_forward(const void *x, const void *y, detent_dtype dtype, detent_shape3 shape,
+                                   size_t *elements)
 {
     const detent_status status = detent_check_shape(shape, elements);
     if (status != DETENT_OK) return status;
@@ -39,10 +40,10 @@ detent_status detent_fake_quantize_bwd_workspace(detent_shape3 shape, size_t *by
     return detent_reduce_workspace(shape, bytes);
 }
 
-detent_status detent_fake_quantize_bwd_cpu(const void *grad_y, const void *x, void *grad_x, void *grad_first, void *grad_second,
-                                           detent_dtype dtype, detent_shape3 shape, const detent_encoding *encoding,
-                                           double gradient_scale, void *workspace, size_t workspace_bytes,
-                                           detent_parallel_for parallel)
+detent_status detent_fake_quantize_bwd_cpu(const void *grad_y, const void *x, void *grad_x, void *grad_first,
+                                           void *grad_second, detent_dtype dtype, detent_shape3 shape,
+                                           const detent_encoding *encoding, double gradient_scale, void *workspace,
+                                           size_t workspace_bytes, detent_parallel_for parallel)
 {
     size_t elements = 0, needed = 0;
     detent_status status = detent_check_encoding(encoding);
@@ -53,9 +54,11 @@ detent_status detent_fake_quantize_bwd_cpu(const void *grad_y, const void *x, vo
     if (shape.groups > 0 && (grad_first == NULL || (has_second && grad_second == NULL))) return DETENT_BAD_ARGUMENT;
     if (workspace_bytes < needed || (needed > 0 && workspace == NULL)) return DETENT_WORKSPACE_SMALL;
     if (detent_math_dtype(dtype, encoding->grid) == DETENT_F32)
-        fake_quantize_bwd_f32(grad_y, x, grad_x, grad_first, grad_second, dtype, shape, encoding, gradient_scale, workspace, parallel);
+        fake_quantize_bwd_f32(grad_y, x, grad_x, grad_first, grad_second, dtype, shape, encoding, gradient_scale,
+                              workspace, parallel);
     else
-        fake_quantize_bwd_f64(grad_y, x, grad_x, grad_first, grad_second, dtype, shape, encoding, gradient_scale, workspace, parallel);
+        fake_quantize_bwd_f64(grad_y, x, grad_x, grad_first, grad_second, dtype, shape, encoding, gradient_scale,
+                              workspace, parallel);
     return DETENT_OK;
 }
 
@@ -74,10 +77,11 @@ DETENT_CLONES static void unpack_bits(const uint8_t *restrict mask, size_t n, ui
 }
 
 /* grad_x = inside ? grad_y : 0, on the bits of one element: nothing is converted, nothing multiplied. */
-#define DETENT_DEFINE_SELECT(NAME, WORD)                                                                                    \
-    DETENT_CLONES static void NAME(const WORD *restrict grad_y, const uint8_t *restrict inside, WORD *restrict grad_x, size_t n) \
-    {                                                                                                                       \
-        for (size_t i = 0; i < n; ++i) grad_x[i] = (WORD)(grad_y[i] & (WORD)(0 - (WORD)inside[i]));                         \
+#define DETENT_DEFINE_SELECT(NAME, WORD)                                                                               \
+    DETENT_CLONES static void NAME(const WORD *restrict grad_y, const uint8_t *restrict inside, WORD *restrict grad_x, \
+                                   size_t n)                                                                           \
+    {                                                                                                                  \
+        for (size_t i = 0; i < n; ++i) grad_x[i] = (WORD)(grad_y[i] & (WORD)(0 - (WORD)inside[i]));                    \
     }
 DETENT_DEFINE_SELECT(select_16, uint16_t)
 DETENT_DEFINE_SELECT(select_32, uint32_t)
@@ -95,7 +99,8 @@ static void select_blocks(int64_t begin, int64_t end, void *context)
 {
     const select_job *job = context;
     uint8_t inside[DETENT_BLOCK];
-    for (size_t at = (size_t)begin * DETENT_BLOCK; at < detent_min_size(job->n, (size_t)end * DETENT_BLOCK); at += DETENT_BLOCK) {
+    for (size_t at = (size_t)begin * DETENT_BLOCK; at < detent_min_size(job->n, (size_t)end * DETENT_BLOCK);
+         at += DETENT_BLOCK) {
         const size_t n = detent_min_size(DETENT_BLOCK, job->n - at);
         unpack_bits(job->mask + at / 8, n, inside);
         switch (job->dtype) {
@@ -106,8 +111,8 @@ static void select_blocks(int64_t begin, int64_t end, void *context)
     }
 }
 
-detent_status detent_fake_quantize_mask_bwd_cpu(const void *grad_y, const uint8_t *mask, void *grad_x, detent_dtype dtype,
-                                                size_t n, detent_parallel_for parallel)
+detent_status detent_fake_quantize_mask_bwd_cpu(const void *grad_y, const uint8_t *mask, void *grad_x,
+                                                detent_dtype dtype, size_t n, detent_parallel_for parallel)
 {
     size_t elements = 0;
     const detent_status status = check_forward(grad_y, grad_x, dtype, (detent_shape3){1, 1, n}, &elements);
@@ -126,10 +131,10 @@ detent_status detent_fake_quantize_dynamic_workspace(detent_shape3 shape, size_t
     return status;
 }
 
-detent_status detent_fake_quantize_dynamic_cpu(const void *x, void *y, uint8_t *mask, void *min, void *max, detent_dtype dtype,
-                                               detent_shape3 shape, const void *clip, size_t clip_count,
-                                               const detent_encoding *encoding, void *workspace, size_t workspace_bytes,
-                                               detent_parallel_for parallel)
+detent_status detent_fake_quantize_dynamic_cpu(const void *x, void *y, uint8_t *mask, void *min, void *max,
+                                               detent_dtype dtype, detent_shape3 shape, const void *clip,
+                                               size_t clip_count, const detent_encoding *encoding, void *workspace,
+                                               size_t workspace_bytes, detent_parallel_for parallel)
 {
     size_t elements = 0, needed = 0, observer_bytes = 0;
     detent_status status = detent_check_grid(encoding);
@@ -144,8 +149,8 @@ detent_status detent_fake_quantize_dynamic_cpu(const void *x, void *y, uint8_t *
 
     int64_t *ignored = (int64_t *)((char *)workspace + observer_bytes);
     double *lo = (double *)(ignored + shape.groups), *hi = lo + shape.groups;
-    status = detent_observe_min_max_cpu(x, lo, hi, ignored, dtype, shape, DETENT_OBSERVE_REPLACE, 0.0, workspace, observer_bytes,
-                                        parallel);
+    status = detent_observe_min_max_cpu(x, lo, hi, ignored, dtype, shape, DETENT_OBSERVE_REPLACE, 0.0, workspace,
+                                        observer_bytes, parallel);
     if (status != DETENT_OK) return status;
     const detent_dtype real = detent_math_dtype(dtype, encoding->grid);
     if (real == DETENT_F32)

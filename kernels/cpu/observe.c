@@ -9,8 +9,10 @@
 /* Half the largest number: magnitudes from here on are masks, not data. */
 static double limit_of(detent_dtype dtype)
 {
-    static const double limits[] = {
-        [DETENT_F32] = FLT_MAX / 2.0, [DETENT_F16] = 65504.0 / 2.0, [DETENT_BF16] = 0x1.fep127 / 2.0, [DETENT_F64] = DBL_MAX / 2.0};
+    static const double limits[] = {[DETENT_F32] = FLT_MAX / 2.0,
+                                    [DETENT_F16] = 65504.0 / 2.0,
+                                    [DETENT_BF16] = 0x1.fep127 / 2.0,
+                                    [DETENT_F64] = DBL_MAX / 2.0};
     return limits[dtype];
 }
 
@@ -28,8 +30,8 @@ detent_status detent_observe_min_max_workspace(detent_shape3 shape, size_t *byte
 }
 
 detent_status detent_observe_min_max_cpu(const void *x, void *min, void *max, int64_t *ignored, detent_dtype dtype,
-                                         detent_shape3 shape, detent_observe_mode mode, double momentum, void *workspace,
-                                         size_t workspace_bytes, detent_parallel_for parallel)
+                                         detent_shape3 shape, detent_observe_mode mode, double momentum,
+                                         void *workspace, size_t workspace_bytes, detent_parallel_for parallel)
 {
     size_t elements = 0, needed = 0;
     detent_status status = detent_check_shape(shape, &elements);

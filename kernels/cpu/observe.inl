@@ -3,7 +3,10 @@
 #define JOB DETENT_REAL(observe_job)
 
 typedef struct STATISTICS {
-    union { real value; double room; } min, max;
+    union {
+        real value;
+        double room;
+    } min, max;
     int64_t ignored;
 } STATISTICS;
 
@@ -48,7 +51,7 @@ typedef struct DETENT_REAL(columns) {
     int32_t ignored[DETENT_BLOCK];
 } DETENT_REAL(columns);
 
-static void DETENT_REAL(clear)(DETENT_REAL(columns) *columns, size_t n)
+static void DETENT_REAL(clear)(DETENT_REAL(columns) * columns, size_t n)
 {
     for (size_t i = 0; i < n; ++i) {
         columns->min[i] = (real)INFINITY;
@@ -58,7 +61,8 @@ static void DETENT_REAL(clear)(DETENT_REAL(columns) *columns, size_t n)
 }
 
 /* Sixteen lanes, then a tree. */
-DETENT_CLONES static void DETENT_REAL(join_columns)(STATISTICS *into, const DETENT_REAL(columns) *columns, size_t begin, size_t end)
+DETENT_CLONES static void DETENT_REAL(join_columns)(STATISTICS *into, const DETENT_REAL(columns) * columns,
+                                                    size_t begin, size_t end)
 {
     real min[16], max[16];
     int32_t ignored[16];
@@ -100,8 +104,9 @@ static void DETENT_REAL(observe_tile)(const JOB *job, const detent_tile *tile, i
         DETENT_REAL(clear)(&columns, n);
         for (size_t outer = tile->outer_begin; outer < tile->outer_end; ++outer) {
             const size_t at = (outer * shape.groups + tile->group_begin) * shape.inner;
-            DETENT_REAL(add_row)(DETENT_REAL(detent_read)(job->x, job->dtype, at, n, buffer), n, limit, columns.min, columns.max,
-                                 columns.ignored);
+            DETENT_REAL(add_row)
+            (DETENT_REAL(detent_read)(job->x, job->dtype, at, n, buffer), n, limit, columns.min, columns.max,
+             columns.ignored);
         }
         for (size_t group = tile->group_begin; group < tile->group_end; ++group) {
             const size_t first = (group - tile->group_begin) * shape.inner;
@@ -118,8 +123,9 @@ static void DETENT_REAL(observe_tile)(const JOB *job, const detent_tile *tile, i
                 const size_t n = detent_min_size(DETENT_BLOCK, tile->inner_end - inner);
                 const real *x = DETENT_REAL(detent_read)(job->x, job->dtype, base + inner, n, buffer);
                 for (size_t done = 0; done < n; done += DETENT_REAL(LANES))
-                    DETENT_REAL(add_row)(x + done, detent_min_size(DETENT_REAL(LANES), n - done), limit, columns.min, columns.max,
-                                         columns.ignored);
+                    DETENT_REAL(add_row)
+                    (x + done, detent_min_size(DETENT_REAL(LANES), n - done), limit, columns.min, columns.max,
+                     columns.ignored);
             }
         }
         row[group] = DETENT_REAL(nothing_seen)();
@@ -148,7 +154,9 @@ static void DETENT_REAL(observe_groups)(int64_t begin, int64_t end, void *contex
             DETENT_REAL(join)(&all, part->min.value, part->max.value, part->ignored);
         }
         switch (job->mode) {
-        case DETENT_OBSERVE_RUNNING: DETENT_REAL(join)(&all, job->min[group], job->max[group], job->ignored[group]); break;
+        case DETENT_OBSERVE_RUNNING:
+            DETENT_REAL(join)(&all, job->min[group], job->max[group], job->ignored[group]);
+            break;
         case DETENT_OBSERVE_MOVING_AVERAGE:
             all.min.value = DETENT_REAL(detent_moving_average)(job->min[group], all.min.value, job->momentum);
             all.max.value = DETENT_REAL(detent_moving_average)(job->max[group], all.max.value, job->momentum);
@@ -162,11 +170,19 @@ static void DETENT_REAL(observe_groups)(int64_t begin, int64_t end, void *contex
     }
 }
 
-static void DETENT_REAL(observe)(const void *x, void *min, void *max, int64_t *ignored, detent_dtype dtype, detent_shape3 shape,
-                                 detent_observe_mode mode, double momentum, void *workspace, detent_parallel_for parallel)
+static void DETENT_REAL(observe)(const void *x, void *min, void *max, int64_t *ignored, detent_dtype dtype,
+                                 detent_shape3 shape, detent_observe_mode mode, double momentum, void *workspace,
+                                 detent_parallel_for parallel)
 {
-    JOB job = {.x = x, .dtype = dtype, .shape = shape, .partials = workspace, .min = min, .max = max, .ignored = ignored,
-               .mode = mode, .momentum = (real)momentum};
+    JOB job = {.x = x,
+               .dtype = dtype,
+               .shape = shape,
+               .partials = workspace,
+               .min = min,
+               .max = max,
+               .ignored = ignored,
+               .mode = mode,
+               .momentum = (real)momentum};
     const detent_tiles tiles = detent_tiles_of(shape);
     detent_run(parallel, detent_tile_count(&tiles), 1, DETENT_REAL(observe_tiles), &job);
     detent_run(parallel, shape.groups, DETENT_BLOCK, DETENT_REAL(observe_groups), &job);

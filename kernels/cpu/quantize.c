@@ -42,8 +42,8 @@ static detent_status check_sums(const void *grad_scale, const void *grad_zero_po
     return workspace_bytes < needed || (needed > 0 && workspace == NULL) ? DETENT_WORKSPACE_SMALL : DETENT_OK;
 }
 
-detent_status detent_quantize_cpu(const void *x, void *q, detent_dtype x_dtype, detent_dtype q_dtype, detent_shape3 shape,
-                                  const detent_encoding *encoding, detent_parallel_for parallel)
+detent_status detent_quantize_cpu(const void *x, void *q, detent_dtype x_dtype, detent_dtype q_dtype,
+                                  detent_shape3 shape, const detent_encoding *encoding, detent_parallel_for parallel)
 {
     size_t elements = 0;
     detent_status status = detent_check_encoding(encoding);
@@ -58,9 +58,10 @@ detent_status detent_quantize_cpu(const void *x, void *q, detent_dtype x_dtype, 
     return DETENT_OK;
 }
 
-detent_status detent_quantize_bwd_cpu(const void *grad_q, const void *x, void *grad_x, void *grad_scale, void *grad_zero_point,
-                                      detent_dtype dtype, detent_shape3 shape, const detent_encoding *encoding,
-                                      void *workspace, size_t workspace_bytes, detent_parallel_for parallel)
+detent_status detent_quantize_bwd_cpu(const void *grad_q, const void *x, void *grad_x, void *grad_scale,
+                                      void *grad_zero_point, detent_dtype dtype, detent_shape3 shape,
+                                      const detent_encoding *encoding, void *workspace, size_t workspace_bytes,
+                                      detent_parallel_for parallel)
 {
     size_t elements = 0;
     detent_status status = detent_check_encoding(encoding);
@@ -77,8 +78,8 @@ detent_status detent_quantize_bwd_cpu(const void *grad_q, const void *x, void *g
     return DETENT_OK;
 }
 
-detent_status detent_dequantize_cpu(const void *q, void *x, detent_dtype q_dtype, detent_dtype x_dtype, detent_shape3 shape,
-                                    const detent_encoding *encoding, detent_parallel_for parallel)
+detent_status detent_dequantize_cpu(const void *q, void *x, detent_dtype q_dtype, detent_dtype x_dtype,
+                                    detent_shape3 shape, const detent_encoding *encoding, detent_parallel_for parallel)
 {
     size_t elements = 0;
     detent_status status = check_affine(encoding);
@@ -92,10 +93,10 @@ detent_status detent_dequantize_cpu(const void *q, void *x, detent_dtype q_dtype
     return DETENT_OK;
 }
 
-detent_status detent_dequantize_bwd_cpu(const void *grad_x, const void *q, void *grad_q, void *grad_scale, void *grad_zero_point,
-                                        detent_dtype q_dtype, detent_dtype x_dtype, detent_shape3 shape,
-                                        const detent_encoding *encoding, void *workspace, size_t workspace_bytes,
-                                        detent_parallel_for parallel)
+detent_status detent_dequantize_bwd_cpu(const void *grad_x, const void *q, void *grad_q, void *grad_scale,
+                                        void *grad_zero_point, detent_dtype q_dtype, detent_dtype x_dtype,
+                                        detent_shape3 shape, const detent_encoding *encoding, void *workspace,
+                                        size_t workspace_bytes, detent_parallel_for parallel)
 {
     size_t elements = 0;
     detent_status status = check_affine(encoding);
@@ -105,8 +106,10 @@ detent_status detent_dequantize_bwd_cpu(const void *grad_x, const void *q, void 
         status = check_sums(grad_scale, grad_zero_point, shape, encoding, workspace, workspace_bytes);
     if (status != DETENT_OK) return status;
     if (detent_dequantize_math_dtype(q_dtype, x_dtype) == DETENT_F32)
-        dequantize_bwd_f32(grad_x, q, grad_q, grad_scale, grad_zero_point, q_dtype, x_dtype, shape, encoding, workspace, parallel);
+        dequantize_bwd_f32(grad_x, q, grad_q, grad_scale, grad_zero_point, q_dtype, x_dtype, shape, encoding, workspace,
+                           parallel);
     else
-        dequantize_bwd_f64(grad_x, q, grad_q, grad_scale, grad_zero_point, q_dtype, x_dtype, shape, encoding, workspace, parallel);
+        dequantize_bwd_f64(grad_x, q, grad_q, grad_scale, grad_zero_point, q_dtype, x_dtype, shape, encoding, workspace,
+                           parallel);
     return DETENT_OK;
 }

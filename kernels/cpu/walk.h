@@ -33,44 +33,47 @@ static inline size_t detent_tile_count(const detent_tiles *tiles)
 {
     return tiles->outer_count * tiles->group_count * tiles->inner_count;
 }
-static inline size_t detent_partial_rows(const detent_tiles *tiles) { return tiles->outer_count * tiles->inner_count; }
+static inline size_t detent_partial_rows(const detent_tiles *tiles)
+{
+    return tiles->outer_count * tiles->inner_count;
+}
 
 /* 16 bytes a group and partial row: the workspace of every reduction over two doubles. */
 detent_status detent_reduce_workspace(detent_shape3 shape, size_t *bytes);
 
-#define DETENT_DECLARE_WALK(SUFFIX, REAL)                                                                       \
-    typedef void (*detent_map_loop_##SUFFIX)(const REAL *x, REAL *y, size_t n, const REAL *scale,               \
-                                             const REAL *zero_point, REAL qmin, REAL qmax);                     \
-    typedef void (*detent_mask_loop_##SUFFIX)(const REAL *x, uint8_t *inside, size_t n, const REAL *scale,      \
-                                              const REAL *zero_point, REAL qmin, REAL qmax);                    \
-    typedef struct detent_map_##SUFFIX {                                                                        \
-        detent_map_loop_##SUFFIX uniform, varying;                                                              \
-        detent_mask_loop_##SUFFIX mask_uniform, mask_varying;                                                   \
-        const void *x;                                                                                          \
-        void *y;                                                                                                \
-        uint8_t *mask;                                                                                          \
-        detent_dtype x_dtype, y_dtype;                                                                          \
-        detent_shape3 shape;                                                                                    \
-        const detent_encoding *encoding;                                                                        \
-    } detent_map_##SUFFIX;                                                                                      \
-    void detent_map_run_##SUFFIX(const detent_map_##SUFFIX *map, detent_parallel_for parallel);                 \
-                                                                                                                \
-    /* Writes grad_x and the terms of both sums, those of the second only where second is not NULL. */          \
-    typedef void (*detent_terms_loop_##SUFFIX)(const REAL *grad_y, const REAL *x, REAL *grad_x, REAL *first,    \
-                                               REAL *second, size_t n, const REAL *scale,                       \
-                                               const REAL *zero_point, REAL qmin, REAL qmax);                   \
-    typedef struct detent_reduce_##SUFFIX {                                                                     \
-        detent_terms_loop_##SUFFIX uniform, varying;                                                            \
-        const void *grad_y, *x;                                                                                 \
-        void *grad_x;                                                                                           \
-        REAL *grad_first, *grad_second;                                                                         \
-        detent_dtype grad_dtype, x_dtype;                                                                       \
-        detent_shape3 shape;                                                                                    \
-        const detent_encoding *encoding;                                                                        \
-        double gradient_scale;                                                                                  \
-        int with_second; /* there is a zero point to differentiate by */                                        \
-        double *partials;                                                                                       \
-    } detent_reduce_##SUFFIX;                                                                                   \
+#define DETENT_DECLARE_WALK(SUFFIX, REAL)                                                                              \
+    typedef void (*detent_map_loop_##SUFFIX)(const REAL *x, REAL *y, size_t n, const REAL *scale,                      \
+                                             const REAL *zero_point, REAL qmin, REAL qmax);                            \
+    typedef void (*detent_mask_loop_##SUFFIX)(const REAL *x, uint8_t *inside, size_t n, const REAL *scale,             \
+                                              const REAL *zero_point, REAL qmin, REAL qmax);                           \
+    typedef struct detent_map_##SUFFIX {                                                                               \
+        detent_map_loop_##SUFFIX uniform, varying;                                                                     \
+        detent_mask_loop_##SUFFIX mask_uniform, mask_varying;                                                          \
+        const void *x;                                                                                                 \
+        void *y;                                                                                                       \
+        uint8_t *mask;                                                                                                 \
+        detent_dtype x_dtype, y_dtype;                                                                                 \
+        detent_shape3 shape;                                                                                           \
+        const detent_encoding *encoding;                                                                               \
+    } detent_map_##SUFFIX;                                                                                             \
+    void detent_map_run_##SUFFIX(const detent_map_##SUFFIX *map, detent_parallel_for parallel);                        \
+                                                                                                                       \
+    /* Writes grad_x and the terms of both sums, those of the second only where second is not NULL. */                 \
+    typedef void (*detent_terms_loop_##SUFFIX)(const REAL *grad_y, const REAL *x, REAL *grad_x, REAL *first,           \
+                                               REAL *second, size_t n, const REAL *scale, const REAL *zero_point,      \
+                                               REAL qmin, REAL qmax);                                                  \
+    typedef struct detent_reduce_##SUFFIX {                                                                            \
+        detent_terms_loop_##SUFFIX uniform, varying;                                                                   \
+        const void *grad_y, *x;                                                                                        \
+        void *grad_x;                                                                                                  \
+        REAL *grad_first, *grad_second;                                                                                \
+        detent_dtype grad_dtype, x_dtype;                                                                              \
+        detent_shape3 shape;                                                                                           \
+        const detent_encoding *encoding;                                                                               \
+        double gradient_scale;                                                                                         \
+        int with_second; /* there is a zero point to differentiate by */                                               \
+        double *partials;                                                                                              \
+    } detent_reduce_##SUFFIX;                                                                                          \
     void detent_reduce_run_##SUFFIX(const detent_reduce_##SUFFIX *reduce, detent_parallel_for parallel);
 
 DETENT_DECLARE_WALK(f32, float)

@@ -37,8 +37,9 @@ static inline void DETENT_REAL(read_group)(ENCODING_READER *reader, size_t group
 }
 
 /* Scale and zero point of n groups in a row. */
-DETENT_CLONES static void DETENT_REAL(read_groups)(const detent_encoding *encoding, DETENT_REAL(detent_real_grid) grid, size_t group,
-                                                   size_t n, real *restrict scale, real *restrict zero_point)
+DETENT_CLONES static void DETENT_REAL(read_groups)(const detent_encoding *encoding, DETENT_REAL(detent_real_grid) grid,
+                                                   size_t group, size_t n, real *restrict scale,
+                                                   real *restrict zero_point)
 {
     if (encoding->scale != NULL) {
         const real *from = (const real *)encoding->scale + group;
@@ -55,11 +56,13 @@ DETENT_CLONES static void DETENT_REAL(read_groups)(const detent_encoding *encodi
 }
 
 /* The encodings of n elements from flat index `at`, side by side. */
-static void DETENT_REAL(spread)(const ENCODING_READER *reader, detent_shape3 shape, size_t at, size_t n, real *scale, real *zero_point)
+static void DETENT_REAL(spread)(const ENCODING_READER *reader, detent_shape3 shape, size_t at, size_t n, real *scale,
+                                real *zero_point)
 {
     real group_scale[DETENT_BLOCK], group_zero_point[DETENT_BLOCK];
     const size_t row = at / shape.inner, spanned = (at + n - 1) / shape.inner - row + 1;
-    real *scales = shape.inner == 1 ? scale : group_scale, *zero_points = shape.inner == 1 ? zero_point : group_zero_point;
+    real *scales = shape.inner == 1 ? scale : group_scale,
+         *zero_points = shape.inner == 1 ? zero_point : group_zero_point;
 
     for (size_t done = 0; done < spanned;) {
         const size_t group = (row + done) % shape.groups;
@@ -87,7 +90,8 @@ static void DETENT_REAL(map_blocks)(int64_t begin, int64_t end, void *context)
     real x_buffer[DETENT_BLOCK], y_buffer[DETENT_BLOCK], scale[DETENT_BLOCK], zero_point[DETENT_BLOCK];
     uint8_t inside[DETENT_BLOCK];
 
-    for (size_t at = (size_t)begin * DETENT_BLOCK; at < detent_min_size(total, (size_t)end * DETENT_BLOCK); at += DETENT_BLOCK) {
+    for (size_t at = (size_t)begin * DETENT_BLOCK; at < detent_min_size(total, (size_t)end * DETENT_BLOCK);
+         at += DETENT_BLOCK) {
         const size_t n = detent_min_size(DETENT_BLOCK, total - at);
         const real *x = DETENT_REAL(detent_read)(map->x, map->x_dtype, at, n, x_buffer);
         real *y = DETENT_REAL(detent_target)(map->y, map->y_dtype, at, y_buffer);
@@ -114,10 +118,12 @@ static void DETENT_REAL(map_blocks)(int64_t begin, int64_t end, void *context)
 void DETENT_REAL(detent_map_run)(const MAP *map, detent_parallel_for parallel)
 {
     const size_t total = map->shape.outer * map->shape.groups * map->shape.inner;
-    detent_run(parallel, detent_ceil_div(total, DETENT_BLOCK), TILE / DETENT_BLOCK, DETENT_REAL(map_blocks), (void *)map);
+    detent_run(parallel, detent_ceil_div(total, DETENT_BLOCK), TILE / DETENT_BLOCK, DETENT_REAL(map_blocks),
+               (void *)map);
 }
 
-/* Thirty-two lanes, enough to hide the latency of an addition, then a tree: the same order whatever the instruction set. */
+/* Thirty-two lanes, enough to hide the latency of an addition, then a tree: the same order whatever the instruction
+ * set. */
 DETENT_CLONES static real DETENT_REAL(sum_of_block)(const real *restrict terms, size_t n)
 {
     real lanes[32] = {0};
@@ -141,8 +147,9 @@ typedef struct DETENT_REAL(terms_block) {
 } DETENT_REAL(terms_block);
 
 /* Terms of n elements at a flat index, grad_x stored. scale has one entry (uniform) or n (varying). */
-static void DETENT_REAL(terms_of_block)(const REDUCE *reduce, DETENT_REAL(terms_block) *block, DETENT_REAL(detent_terms_loop) loop,
-                                        size_t at, size_t n, const real *scale, const real *zero_point)
+static void DETENT_REAL(terms_of_block)(const REDUCE *reduce, DETENT_REAL(terms_block) * block,
+                                        DETENT_REAL(detent_terms_loop) loop, size_t at, size_t n, const real *scale,
+                                        const real *zero_point)
 {
     const real qmin = (real)reduce->encoding->grid.qmin, qmax = (real)reduce->encoding->grid.qmax;
     const real *grad_y = DETENT_REAL(detent_read)(reduce->grad_y, reduce->grad_dtype, at, n, block->grad_y);
@@ -154,7 +161,7 @@ static void DETENT_REAL(terms_of_block)(const REDUCE *reduce, DETENT_REAL(terms_
     if (reduce->grad_x != NULL) DETENT_REAL(detent_write)(reduce->grad_x, reduce->grad_dtype, at, n, grad_x);
 }
 
-static void DETENT_REAL(reduce_wide)(const REDUCE *reduce, const detent_tile *tile, DETENT_REAL(terms_block) *block)
+static void DETENT_REAL(reduce_wide)(const REDUCE *reduce, const detent_tile *tile, DETENT_REAL(terms_block) * block)
 {
     const detent_shape3 shape = reduce->shape;
     double *partials = reduce->partials + tile->partial * shape.groups * 2;
@@ -167,7 +174,8 @@ static void DETENT_REAL(reduce_wide)(const REDUCE *reduce, const detent_tile *ti
             const size_t row = (outer * shape.groups + group) * shape.inner;
             for (size_t inner = tile->inner_begin; inner < tile->inner_end; inner += DETENT_BLOCK) {
                 const size_t n = detent_min_size(DETENT_BLOCK, tile->inner_end - inner);
-                DETENT_REAL(terms_of_block)(reduce, block, reduce->uniform, row + inner, n, &reader.scale, &reader.zero_point);
+                DETENT_REAL(terms_of_block)
+                (reduce, block, reduce->uniform, row + inner, n, &reader.scale, &reader.zero_point);
                 first += (double)DETENT_REAL(sum_of_block)(block->first, n);
                 if (reduce->with_second) second += (double)DETENT_REAL(sum_of_block)(block->second, n);
             }
@@ -178,7 +186,7 @@ static void DETENT_REAL(reduce_wide)(const REDUCE *reduce, const detent_tile *ti
 }
 
 /* Columns are summed over the rows of the tile first, in double; a tile of one row has nothing to sum. */
-static void DETENT_REAL(reduce_narrow)(const REDUCE *reduce, const detent_tile *tile, DETENT_REAL(terms_block) *block)
+static void DETENT_REAL(reduce_narrow)(const REDUCE *reduce, const detent_tile *tile, DETENT_REAL(terms_block) * block)
 {
     const detent_shape3 shape = reduce->shape;
     const size_t columns = (tile->group_end - tile->group_begin) * shape.inner;
@@ -202,7 +210,8 @@ static void DETENT_REAL(reduce_narrow)(const REDUCE *reduce, const detent_tile *
         double first_of_group = 0, second_of_group = 0;
         if (one_row) {
             first_of_group = (double)DETENT_REAL(sum_of_block)(block->first + at, shape.inner);
-            if (reduce->with_second) second_of_group = (double)DETENT_REAL(sum_of_block)(block->second + at, shape.inner);
+            if (reduce->with_second)
+                second_of_group = (double)DETENT_REAL(sum_of_block)(block->second + at, shape.inner);
         }
         for (size_t inner = 0; inner < shape.inner && !one_row; ++inner) {
             first_of_group += first[at + inner];
@@ -238,8 +247,9 @@ static void DETENT_REAL(finish_groups)(int64_t begin, int64_t end, void *context
             second += reduce->partials[2 * (row * reduce->shape.groups + group) + 1];
         }
         if (encoding->scale == NULL)
-            DETENT_REAL(detent_range_bwd)(first, second, ((const real *)encoding->min)[group],
-                                          ((const real *)encoding->max)[group], reader.grid, &first, &second);
+            DETENT_REAL(detent_range_bwd)
+            (first, second, ((const real *)encoding->min)[group], ((const real *)encoding->max)[group], reader.grid,
+             &first, &second);
         reduce->grad_first[group] = (real)(first * reduce->gradient_scale);
         if (reduce->grad_second != NULL) reduce->grad_second[group] = (real)(second * reduce->gradient_scale);
     }

@@ -9,7 +9,8 @@
 #include "load_store.cuh"
 #include "reduce.cuh"
 
-namespace detent_cuda {
+namespace detent_cuda
+{
 
 struct Sums {
     double first, second;
@@ -36,7 +37,8 @@ template <typename real> struct FinishSums {
     {
         double first = sums.first, second = sums.second;
         if (encodings.scale == nullptr)
-            detent_range_bwd(first, second, encodings.min[group], encodings.max[group], encodings.grid, &first, &second);
+            detent_range_bwd(first, second, encodings.min[group], encodings.max[group], encodings.grid, &first,
+                             &second);
         grad_first[group] = (real)(first * gradient_scale);
         if (grad_second != nullptr) grad_second[group] = (real)(second * gradient_scale);
     }
@@ -80,14 +82,16 @@ template <typename Terms, typename G, typename X, typename Real> struct Backward
             const bool owned = WHOLE || (k >= span.low && k < span.high);
             grad.at[k] = Convert<real, G>::store(Terms::grad(gk, xk, affine.scale, affine.zero_point, qmin, qmax));
             first[k] = owned ? Terms::first(gk, xk, affine.scale, affine.zero_point, qmin, qmax) : (real)0;
-            second[k] = owned && with_second ? Terms::second(gk, xk, affine.scale, affine.zero_point, qmin, qmax) : (real)0;
+            second[k] =
+                owned && with_second ? Terms::second(gk, xk, affine.scale, affine.zero_point, qmin, qmax) : (real)0;
         }
         if (grad_x != nullptr) store<G, V>(grad_x, vector, WHOLE ? Span{0, (int)V} : span, WHOLE || aligned, grad);
         sums.join({tree_sum<V>(first), tree_sum<V>(second)});
     }
 
     /* Both branches add in the same order, so the alignment of the tensors changes no bit. */
-    __device__ __forceinline__ void add_vectors(Sums &sums, const Group &affine, size_t vector, size_t stride, Run run) const
+    __device__ __forceinline__ void add_vectors(Sums &sums, const Group &affine, size_t vector, size_t stride,
+                                                Run run) const
     {
         if (aligned && run.begin <= vector * V && (vector + (UNROLL - 1) * stride) * V + V <= run.end) {
             const Span whole = {0, (int)V};
@@ -107,12 +111,13 @@ template <typename Terms, typename G, typename X, typename Real> struct Backward
         for (unsigned turn = 0; turn < UNROLL; ++turn, vector += stride) {
             const Span span = span_of<V>(vector, run);
             if (span.high > 0)
-                take<false>(sums, affine, load<G, V>(grad_y, vector, span, aligned), load<X, V>(x, vector, span, aligned),
-                            vector, span);
+                take<false>(sums, affine, load<G, V>(grad_y, vector, span, aligned),
+                            load<X, V>(x, vector, span, aligned), vector, span);
         }
     }
 
-    __device__ __forceinline__ void add_column(Sums &sums, const Group &affine, size_t index, size_t stride, unsigned count) const
+    __device__ __forceinline__ void add_column(Sums &sums, const Group &affine, size_t index, size_t stride,
+                                               unsigned count) const
     {
         const real qmin = finish.encodings.grid.qmin, qmax = finish.encodings.grid.qmax;
         real first[UNROLL], second[UNROLL];
@@ -129,7 +134,8 @@ template <typename Terms, typename G, typename X, typename Real> struct Backward
             const real gk = Convert<real, G>::load(g[turn]), xk = Convert<real, X>::load(at[turn]);
             const bool owned = turn < count;
             first[turn] = owned ? Terms::first(gk, xk, affine.scale, affine.zero_point, qmin, qmax) : (real)0;
-            second[turn] = owned && with_second ? Terms::second(gk, xk, affine.scale, affine.zero_point, qmin, qmax) : (real)0;
+            second[turn] =
+                owned && with_second ? Terms::second(gk, xk, affine.scale, affine.zero_point, qmin, qmax) : (real)0;
             if (owned && grad_x != nullptr)
                 grad_x[index + turn * stride] =
                     Convert<real, G>::store(Terms::grad(gk, xk, affine.scale, affine.zero_point, qmin, qmax));
@@ -155,8 +161,13 @@ template <typename Terms, typename G, typename X, typename real> detent_status r
     typedef Backward<Terms, G, X, real> Op;
     const bool aligned = is_aligned<G, Op::V>(call.grad_y) && is_aligned<X, Op::V>(call.x) &&
                          (call.grad_x == nullptr || is_aligned<G, Op::V>(call.grad_x));
-    const Op op = {(const G *)call.grad_y, (const X *)call.x, (G *)call.grad_x, call.with_second, aligned,
-                   {encodings_of<real>(*call.encoding), (real *)call.grad_first, (real *)call.grad_second, call.gradient_scale}};
+    const Op op = {
+        (const G *)call.grad_y,
+        (const X *)call.x,
+        (G *)call.grad_x,
+        call.with_second,
+        aligned,
+        {encodings_of<real>(*call.encoding), (real *)call.grad_first, (real *)call.grad_second, call.gradient_scale}};
     return run_reduce(op, partition_of(call.shape), call.workspace, call.stream);
 }
 
@@ -168,6 +179,6 @@ inline detent_status sums_workspace(detent_shape3 shape, size_t *bytes)
     return status == DETENT_OK ? reduce_workspace(shape, elements, sizeof(Sums), bytes) : status;
 }
 
-}  // namespace detent_cuda
+} // namespace detent_cuda
 
 #endif

@@ -4,7 +4,8 @@
 #include "encoding.cuh"
 #include "launch.cuh"
 
-namespace detent_cuda {
+namespace detent_cuda
+{
 
 template <typename real> struct EncodeJob {
     const real *from_first, *from_second;
@@ -49,12 +50,12 @@ static detent_status check(const void *a, const void *b, const void *c, const vo
     return n > 0 && (a == nullptr || b == nullptr || c == nullptr || d == nullptr) ? DETENT_BAD_ARGUMENT : DETENT_OK;
 }
 
-}  // namespace detent_cuda
+} // namespace detent_cuda
 
 using namespace detent_cuda;
 
-detent_status detent_encode_min_max_cuda(const void *lo, const void *hi, void *min, void *max, detent_dtype real, size_t n,
-                                         const detent_encoding *encoding, detent_stream stream)
+detent_status detent_encode_min_max_cuda(const void *lo, const void *hi, void *min, void *max, detent_dtype real,
+                                         size_t n, const detent_encoding *encoding, detent_stream stream)
 {
     const detent_status status = check(lo, hi, min, max, real, n, encoding);
     if (status != DETENT_OK || n == 0) return status;
@@ -62,8 +63,9 @@ detent_status detent_encode_min_max_cuda(const void *lo, const void *hi, void *m
                               : run<double>(encode_min_max<double>, lo, hi, min, max, n, encoding, stream);
 }
 
-detent_status detent_encode_affine_cuda(const void *min, const void *max, void *scale, void *zero_point, detent_dtype real,
-                                        size_t n, const detent_encoding *encoding, detent_stream stream)
+detent_status detent_encode_affine_cuda(const void *min, const void *max, void *scale, void *zero_point,
+                                        detent_dtype real, size_t n, const detent_encoding *encoding,
+                                        detent_stream stream)
 {
     const detent_status status = check(min, max, scale, zero_point, real, n, encoding);
     if (status != DETENT_OK || n == 0) return status;

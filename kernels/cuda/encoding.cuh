@@ -5,7 +5,8 @@
 #include "../math/encode.h"
 #include "geometry.h"
 
-namespace detent_cuda {
+namespace detent_cuda
+{
 
 template <typename real> struct GridOf;
 template <> struct GridOf<float> {
@@ -36,8 +37,14 @@ template <typename real> Encodings<real> encodings_of(const detent_encoding &enc
             (const real *)encoding.max, grid_of<real>(encoding)};
 }
 
-static __device__ __forceinline__ float nearest(float value) { return rintf(value); }
-static __device__ __forceinline__ double nearest(double value) { return rint(value); }
+static __device__ __forceinline__ float nearest(float value)
+{
+    return rintf(value);
+}
+static __device__ __forceinline__ double nearest(double value)
+{
+    return rint(value);
+}
 
 template <typename real>
 __device__ __forceinline__ Affine<real> affine_of_range(real min, real max, const Grid<real> &grid)
@@ -46,14 +53,14 @@ __device__ __forceinline__ Affine<real> affine_of_range(real min, real max, cons
     return {scale, detent_zero_point_of_range(min, scale, grid)};
 }
 
-template <typename real> __device__ __forceinline__ Affine<real> read_group(const Encodings<real> &encodings, size_t group)
+template <typename real>
+__device__ __forceinline__ Affine<real> read_group(const Encodings<real> &encodings, size_t group)
 {
     if (encodings.scale == nullptr)
         return affine_of_range<real>(encodings.min[group], encodings.max[group], encodings.grid);
-    return {encodings.scale[group],
-            encodings.zero_point != nullptr ? nearest(encodings.zero_point[group]) : (real)0};
+    return {encodings.scale[group], encodings.zero_point != nullptr ? nearest(encodings.zero_point[group]) : (real)0};
 }
 
-}  // namespace detent_cuda
+} // namespace detent_cuda
 
 #endif

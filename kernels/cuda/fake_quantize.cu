@@ -7,7 +7,8 @@
 #include "map.cuh"
 #include "observe.cuh"
 
-namespace detent_cuda {
+namespace detent_cuda
+{
 
 template <typename T, typename Real> struct FakeQuantize {
     typedef T From;
@@ -21,15 +22,18 @@ template <typename T, typename Real> struct FakeQuantize {
 };
 
 struct FakeQuantizeTerms {
-    template <typename real> static __device__ __forceinline__ real grad(real g, real x, real scale, real zero_point, real qmin, real qmax)
+    template <typename real>
+    static __device__ __forceinline__ real grad(real g, real x, real scale, real zero_point, real qmin, real qmax)
     {
         return detent_fake_quantize_bwd_x_one(g, x, scale, zero_point, qmin, qmax);
     }
-    template <typename real> static __device__ __forceinline__ real first(real g, real x, real scale, real zero_point, real qmin, real qmax)
+    template <typename real>
+    static __device__ __forceinline__ real first(real g, real x, real scale, real zero_point, real qmin, real qmax)
     {
         return detent_fake_quantize_bwd_scale_one(g, x, scale, zero_point, qmin, qmax);
     }
-    template <typename real> static __device__ __forceinline__ real second(real g, real x, real scale, real zero_point, real qmin, real qmax)
+    template <typename real>
+    static __device__ __forceinline__ real second(real g, real x, real scale, real zero_point, real qmin, real qmax)
     {
         return detent_fake_quantize_bwd_zero_point_one(g, x, scale, zero_point, qmin, qmax);
     }
@@ -62,8 +66,7 @@ template <typename Word> __global__ void __launch_bounds__(THREADS) select_by_ma
         for (unsigned turn = 0; turn < MAP_UNROLL; ++turn) {
             const size_t vector = map_vector(tile, threadIdx.x, turn);
 #pragma unroll
-            for (unsigned k = 0; k < V; ++k)
-                grad[turn].at[k] = (bits[turn] >> k) & 1u ? grad[turn].at[k] : (Word)0;
+            for (unsigned k = 0; k < V; ++k) grad[turn].at[k] = (bits[turn] >> k) & 1u ? grad[turn].at[k] : (Word)0;
             store<Word, V>((Word *)job.grad_x, vector, span_of<V>(vector, all), job.aligned, grad[turn]);
         }
     }
@@ -162,7 +165,8 @@ static int by_math(detent_dtype dtype, const detent_encoding &encoding)
 }
 
 /* Everything an elementwise entry point checks. *elements is 0 for an empty tensor, whose pointers may be NULL. */
-static detent_status check_forward(const void *x, const void *y, detent_dtype dtype, detent_shape3 shape, size_t *elements)
+static detent_status check_forward(const void *x, const void *y, detent_dtype dtype, detent_shape3 shape,
+                                   size_t *elements)
 {
     const detent_status status = detent_check_shape(shape, elements);
     if (status != DETENT_OK) return status;
@@ -170,7 +174,7 @@ static detent_status check_forward(const void *x, const void *y, detent_dtype dt
     return *elements > 0 && (x == nullptr || y == nullptr) ? DETENT_BAD_ARGUMENT : DETENT_OK;
 }
 
-}  // namespace detent_cuda
+} // namespace detent_cuda
 
 using namespace detent_cuda;
 
@@ -189,10 +193,10 @@ detent_status detent_fake_quantize_bwd_workspace_cuda(detent_shape3 shape, size_
     return sums_workspace(shape, bytes);
 }
 
-detent_status detent_fake_quantize_bwd_cuda(const void *grad_y, const void *x, void *grad_x, void *grad_first, void *grad_second,
-                                            detent_dtype dtype, detent_shape3 shape, const detent_encoding *encoding,
-                                            double gradient_scale, void *workspace, size_t workspace_bytes,
-                                            detent_stream stream)
+detent_status detent_fake_quantize_bwd_cuda(const void *grad_y, const void *x, void *grad_x, void *grad_first,
+                                            void *grad_second, detent_dtype dtype, detent_shape3 shape,
+                                            const detent_encoding *encoding, double gradient_scale, void *workspace,
+                                            size_t workspace_bytes, detent_stream stream)
 {
     size_t elements = 0, needed = 0;
     detent_status status = detent_check_encoding(encoding);
@@ -200,15 +204,16 @@ detent_status detent_fake_quantize_bwd_cuda(const void *grad_y, const void *x, v
     if (status == DETENT_OK) status = sums_workspace(shape, &needed);
     if (status != DETENT_OK) return status;
     const bool has_second = encoding->scale == nullptr || encoding->zero_point != nullptr;
-    if (shape.groups > 0 && (grad_first == nullptr || (has_second && grad_second == nullptr))) return DETENT_BAD_ARGUMENT;
+    if (shape.groups > 0 && (grad_first == nullptr || (has_second && grad_second == nullptr)))
+        return DETENT_BAD_ARGUMENT;
     if (workspace_bytes < needed || (needed > 0 && workspace == nullptr)) return DETENT_WORKSPACE_SMALL;
     const bool with_second = encoding->scale != nullptr ? grad_second != nullptr : !encoding->symmetric;
-    return functions[by_math(dtype, *encoding)][dtype].backward({grad_y, x, grad_x, grad_first, grad_second, shape, encoding,
-                                                                 gradient_scale, with_second, workspace, stream});
+    return functions[by_math(dtype, *encoding)][dtype].backward(
+        {grad_y, x, grad_x, grad_first, grad_second, shape, encoding, gradient_scale, with_second, workspace, stream});
 }
 
-detent_status detent_fake_quantize_mask_bwd_cuda(const void *grad_y, const uint8_t *mask, void *grad_x, detent_dtype dtype,
-                                                 size_t n, detent_stream stream)
+detent_status detent_fake_quantize_mask_bwd_cuda(const void *grad_y, const uint8_t *mask, void *grad_x,
+                                                 detent_dtype dtype, size_t n, detent_stream stream)
 {
     size_t elements = 0;
     const detent_status status = check_forward(grad_y, grad_x, dtype, {1, 1, n}, &elements);
@@ -224,10 +229,10 @@ detent_status detent_fake_quantize_dynamic_workspace_cuda(detent_shape3 shape, s
     return detent_observe_min_max_workspace_cuda(shape, bytes);
 }
 
-detent_status detent_fake_quantize_dynamic_cuda(const void *x, void *y, uint8_t *mask, void *min, void *max, detent_dtype dtype,
-                                                detent_shape3 shape, const void *clip, size_t clip_count,
-                                                const detent_encoding *encoding, void *workspace, size_t workspace_bytes,
-                                                detent_stream stream)
+detent_status detent_fake_quantize_dynamic_cuda(const void *x, void *y, uint8_t *mask, void *min, void *max,
+                                                detent_dtype dtype, detent_shape3 shape, const void *clip,
+                                                size_t clip_count, const detent_encoding *encoding, void *workspace,
+                                                size_t workspace_bytes, detent_stream stream)
 {
     size_t elements = 0, needed = 0;
     detent_status status = detent_check_grid(encoding);
@@ -253,5 +258,6 @@ detent_status detent_fake_quantize_dynamic_cuda(const void *x, void *y, uint8_t 
     const bool joined = shape.groups == 1 && rows > 1 && rows <= MOST_JOINED;
     status = run_observe(x, dtype, shape, to, workspace, !joined, stream);
     if (status != DETENT_OK || elements == 0) return status;
-    return joined ? functions[math][dtype].forward_joined(call, workspace, rows, to) : functions[math][dtype].forward(call);
+    return joined ? functions[math][dtype].forward_joined(call, workspace, rows, to)
+                  : functions[math][dtype].forward(call);
 }

@@ -20,14 +20,27 @@
 #define DETENT_WALK inline
 #endif
 
-namespace detent_cuda {
+namespace detent_cuda
+{
 
 enum : unsigned { THREADS = 256, WARP = 32 };
 
-DETENT_GEOMETRY size_t ceil_div(size_t a, size_t b) { return (a + b - 1) / b; }
-DETENT_GEOMETRY size_t least(size_t a, size_t b) { return a < b ? a : b; }
-DETENT_GEOMETRY size_t most(size_t a, size_t b) { return a > b ? a : b; }
-DETENT_GEOMETRY size_t elements_of(detent_shape3 shape) { return shape.outer * shape.groups * shape.inner; }
+DETENT_GEOMETRY size_t ceil_div(size_t a, size_t b)
+{
+    return (a + b - 1) / b;
+}
+DETENT_GEOMETRY size_t least(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+DETENT_GEOMETRY size_t most(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+DETENT_GEOMETRY size_t elements_of(detent_shape3 shape)
+{
+    return shape.outer * shape.groups * shape.inner;
+}
 
 /* Largest power of two that is <= n, for n >= 1. */
 DETENT_GEOMETRY unsigned power_below(size_t n)
@@ -68,8 +81,8 @@ DETENT_GEOMETRY size_t divide(size_t dividend, Divider by)
 }
 
 /* --- map -------------------------------------------------------------------------------------------------------------
- * A tile is UNROLL * THREADS vectors. Neighbouring threads own neighbouring vectors, so 8 / V neighbours share a byte of
- * a bit mask and never straddle a warp. */
+ * A tile is UNROLL * THREADS vectors. Neighbouring threads own neighbouring vectors, so 8 / V neighbours share a byte
+ * of a bit mask and never straddle a warp. */
 enum : unsigned { MAP_UNROLL = 2 };
 
 DETENT_GEOMETRY size_t map_tiles(size_t elements, unsigned vector)
@@ -120,10 +133,10 @@ struct Partition {
 };
 
 enum : size_t {
-    TASK = 8192,         /* elements of a task; doubled until a tensor has at most MOST_TASKS of them */
+    TASK = 8192, /* elements of a task; doubled until a tensor has at most MOST_TASKS of them */
     MOST_TASKS = 4096,
-    WARP_TASK = 1024,    /* up to here one warp or less owns a task */
-    PER_LANE = 8,        /* elements along inner worth a lane: two float32 vectors, one float16 vector */
+    WARP_TASK = 1024, /* up to here one warp or less owns a task */
+    PER_LANE = 8,     /* elements along inner worth a lane: two float32 vectors, one float16 vector */
     NARROW_INNER = 32,
     NARROW_OUTER = 8,
 };
@@ -178,8 +191,8 @@ inline Partition partition_of(detent_shape3 shape)
         part.inner_step = even_step(shape.inner, task, 8);
         part.outer_step = even_step(shape.outer, task / part.inner_step, 1);
         const size_t owned = part.outer_step * part.inner_step;
-        const unsigned team = owned > WARP_TASK ? (unsigned)THREADS
-                                                : (unsigned)least(WARP, power_below(most(1, owned / PER_LANE)));
+        const unsigned team =
+            owned > WARP_TASK ? (unsigned)THREADS : (unsigned)least(WARP, power_below(most(1, owned / PER_LANE)));
         const unsigned along_inner = (unsigned)least(team, power_below(most(1, part.inner_step / PER_LANE)));
         part.row_lanes = (unsigned)least(team / along_inner, power_below(part.outer_step));
         part.lanes = team / part.row_lanes;
@@ -190,13 +203,22 @@ inline Partition partition_of(detent_shape3 shape)
     return part;
 }
 
-DETENT_GEOMETRY size_t partial_rows(const Partition &part) { return part.outer_count * part.inner_count; }
+DETENT_GEOMETRY size_t partial_rows(const Partition &part)
+{
+    return part.outer_count * part.inner_count;
+}
 DETENT_GEOMETRY size_t task_count(const Partition &part)
 {
     return part.outer_count * part.group_count * part.inner_count;
 }
-DETENT_GEOMETRY unsigned team_of(const Partition &part) { return part.lanes * part.row_lanes; }
-DETENT_GEOMETRY unsigned tasks_per_block(const Partition &part) { return THREADS / team_of(part); }
+DETENT_GEOMETRY unsigned team_of(const Partition &part)
+{
+    return part.lanes * part.row_lanes;
+}
+DETENT_GEOMETRY unsigned tasks_per_block(const Partition &part)
+{
+    return THREADS / team_of(part);
+}
 /* Partials are written only where a group has several. */
 inline size_t partial_count(const Partition &part)
 {
@@ -217,9 +239,13 @@ DETENT_GEOMETRY Task task_at(const Partition &part, size_t index)
     }
     const size_t outer = part.inner_count > 1 ? row / part.inner_count : row;
     const size_t inner = row - outer * part.inner_count;
-    return {outer * part.outer_step, least(part.shape.outer, (outer + 1) * part.outer_step),
-            group * part.group_step, least(part.shape.groups, (group + 1) * part.group_step),
-            inner * part.inner_step, least(part.shape.inner, (inner + 1) * part.inner_step), row};
+    return {outer * part.outer_step,
+            least(part.shape.outer, (outer + 1) * part.outer_step),
+            group * part.group_step,
+            least(part.shape.groups, (group + 1) * part.group_step),
+            inner * part.inner_step,
+            least(part.shape.inner, (inner + 1) * part.inner_step),
+            row};
 }
 
 /* Threads that join the partials of one group. */
@@ -228,8 +254,8 @@ DETENT_GEOMETRY unsigned finish_team(size_t rows)
     return rows >= 2 * THREADS ? (unsigned)THREADS : (unsigned)least(WARP, power_below(most(rows, 1)));
 }
 
-/* body(vector, stride, run): vectors vector, vector + stride, ... (`unroll` of them) as far as they meet the run. A vector
- * may reach over an end of the run; its elements there belong to others. */
+/* body(vector, stride, run): vectors vector, vector + stride, ... (`unroll` of them) as far as they meet the run. A
+ * vector may reach over an end of the run; its elements there belong to others. */
 template <unsigned V, unsigned UNROLL, typename Body>
 DETENT_WALK void walk_wide(const Partition &part, const Task &task, unsigned thread, Body &body)
 {
@@ -257,6 +283,6 @@ DETENT_WALK void walk_narrow(const Partition &part, const Task &task, unsigned t
     }
 }
 
-}  // namespace detent_cuda
+} // namespace detent_cuda
 
 #endif

@@ -6,20 +6,26 @@
 
 #include "geometry.h"
 
-namespace detent_cuda {
+namespace detent_cuda
+{
 
 /* Kernels loop over what is beyond the largest grid. */
-inline unsigned blocks_for(size_t tiles) { return (unsigned)least(tiles, 0x7fffffff); }
+inline unsigned blocks_for(size_t tiles)
+{
+    return (unsigned)least(tiles, 0x7fffffff);
+}
 
-inline detent_status launched() { return cudaPeekAtLastError() == cudaSuccess ? DETENT_OK : DETENT_LAUNCH_FAILED; }
+inline detent_status launched()
+{
+    return cudaPeekAtLastError() == cudaSuccess ? DETENT_OK : DETENT_LAUNCH_FAILED;
+}
 
-template <typename Job>
-detent_status launch(void (*kernel)(Job), const Job &job, size_t tiles, detent_stream stream)
+template <typename Job> detent_status launch(void (*kernel)(Job), const Job &job, size_t tiles, detent_stream stream)
 {
     kernel<<<blocks_for(tiles), THREADS, 0, (cudaStream_t)stream>>>(job);
     return launched();
 }
 
-}  // namespace detent_cuda
+} // namespace detent_cuda
 
 #endif

@@ -5,7 +5,8 @@
 #include "../math/half.h"
 #include "geometry.h"
 
-namespace detent_cuda {
+namespace detent_cuda
+{
 
 struct F16 {
     uint16_t bits;
@@ -49,11 +50,13 @@ struct Span {
 template <unsigned V> __device__ __forceinline__ Span span_of(size_t vector, Run run)
 {
     const size_t first = vector * V;
-    return {run.begin > first ? (int)(run.begin - first) : 0,
-            run.end >= first + V ? (int)V : run.end > first ? (int)(run.end - first) : 0};
+    return {run.begin > first ? (int)(run.begin - first) : 0, run.end >= first + V ? (int)V
+                                                              : run.end > first    ? (int)(run.end - first)
+                                                                                   : 0};
 }
 
-/* A whole vector in one access where the tensors are aligned; elements outside the span are left alone and read as 0. */
+/* A whole vector in one access where the tensors are aligned; elements outside the span are left alone and read as 0.
+ */
 template <typename T, unsigned V>
 __device__ __forceinline__ Pack<T, V> load(const T *from, size_t vector, Span span, bool aligned)
 {
@@ -78,6 +81,6 @@ __device__ __forceinline__ void store(T *to, size_t vector, Span span, bool alig
         if (k >= span.low && k < span.high) to[vector * V + k] = values.at[k];
 }
 
-}  // namespace detent_cuda
+} // namespace detent_cuda
 
 #endif

@@ -9,7 +9,8 @@
 #include "launch.cuh"
 #include "load_store.cuh"
 
-namespace detent_cuda {
+namespace detent_cuda
+{
 
 template <typename Op> struct MapJob {
     const typename Op::From *from;
@@ -86,7 +87,8 @@ template <typename Op> __device__ __forceinline__ void map_elements(const MapJob
                     const Affine<real> affine = held.affine;
                     to.at[k] = Convert<real, To>::store(Op::value(x, affine.scale, affine.zero_point, qmin, qmax));
                     if (Op::MASKED && (int)k < span.high)
-                        bits |= (unsigned)detent_fake_quantize_mask_one(x, affine.scale, affine.zero_point, qmin, qmax) << k;
+                        bits |= (unsigned)detent_fake_quantize_mask_one(x, affine.scale, affine.zero_point, qmin, qmax)
+                                << k;
                 }
                 store<To, V>(job.to, vector, span, job.aligned, to);
             }
@@ -108,8 +110,14 @@ MapJob<Op> map_job(const void *from, void *to, uint8_t *mask, detent_shape3 shap
     constexpr unsigned V = VectorOf<From, To>::SIZE;
     const size_t elements = elements_of(shape);
     if (shape.groups == 1) shape = {1, 1, elements};
-    return {(const From *)from, (To *)to, mask, shape, elements, locator_of(shape),
-            encodings_of<typename Op::real>(encoding), is_aligned<From, V>(from) && is_aligned<To, V>(to)};
+    return {(const From *)from,
+            (To *)to,
+            mask,
+            shape,
+            elements,
+            locator_of(shape),
+            encodings_of<typename Op::real>(encoding),
+            is_aligned<From, V>(from) && is_aligned<To, V>(to)};
 }
 
 template <typename Op>
@@ -120,6 +128,6 @@ detent_status run_map(const void *from, void *to, uint8_t *mask, detent_shape3 s
     return launch(&map<Op>, job, map_tiles(job.elements, VectorOf<typename Op::From, typename Op::To>::SIZE), stream);
 }
 
-}  // namespace detent_cuda
+} // namespace detent_cuda
 
 #endif

@@ -7,7 +7,8 @@
 #include "observe.cuh"
 #include "reduce.cuh"
 
-namespace detent_cuda {
+namespace detent_cuda
+{
 
 template <typename Real> struct FinishStatistics {
     Destination to;
@@ -37,7 +38,8 @@ template <typename Real> struct FinishStatistics {
 
 template <typename X, typename Real> struct Observe {
     typedef Statistics<Real> Result;
-    struct Group {};
+    struct Group {
+    };
     enum : unsigned { V = VectorOf<X, X>::SIZE, UNROLL = 4 };
 
     const X *x;
@@ -96,7 +98,8 @@ static detent_status observe(const void *x, double limit, const Partition &part,
 detent_status run_observe(const void *x, detent_dtype dtype, detent_shape3 shape, const Destination &destination,
                           void *partials, bool join_rows, detent_stream stream)
 {
-    typedef detent_status (*Function)(const void *, double, const Partition &, const Destination &, void *, bool, detent_stream);
+    typedef detent_status (*Function)(const void *, double, const Partition &, const Destination &, void *, bool,
+                                      detent_stream);
     /* By data type, in the order of detent_dtype. The limit is half the type's largest number: magnitudes from there on
      * are masks, not data. */
     static const struct {
@@ -109,7 +112,7 @@ detent_status run_observe(const void *x, detent_dtype dtype, detent_shape3 shape
     return table[dtype].function(x, table[dtype].limit, partition_of(shape), destination, partials, join_rows, stream);
 }
 
-}  // namespace detent_cuda
+} // namespace detent_cuda
 
 using namespace detent_cuda;
 
@@ -123,8 +126,8 @@ detent_status detent_observe_min_max_workspace_cuda(detent_shape3 shape, size_t 
 }
 
 detent_status detent_observe_min_max_cuda(const void *x, void *min, void *max, int64_t *ignored, detent_dtype dtype,
-                                          detent_shape3 shape, detent_observe_mode mode, double momentum, void *workspace,
-                                          size_t workspace_bytes, detent_stream stream)
+                                          detent_shape3 shape, detent_observe_mode mode, double momentum,
+                                          void *workspace, size_t workspace_bytes, detent_stream stream)
 {
     size_t elements = 0, needed = 0;
     detent_status status = detent_check_shape(shape, &elements);

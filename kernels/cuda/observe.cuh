@@ -5,7 +5,8 @@
 #include "../math/observe.h"
 #include "encoding.cuh"
 
-namespace detent_cuda {
+namespace detent_cuda
+{
 
 template <typename Real> struct Statistics {
     Real min, max;
@@ -36,8 +37,8 @@ template <typename real> struct RangeOf {
     __device__ __forceinline__ void derive(size_t group, const Statistics<observed> &all, real *low, real *high) const
     {
         const real factor = clip == nullptr ? (real)1 : clip[clip_count == 1 ? 0 : group];
-        detent_range_of_observed(detent_clip_observed((real)all.min, factor), detent_clip_observed((real)all.max, factor),
-                                 grid, low, high);
+        detent_range_of_observed(detent_clip_observed((real)all.min, factor),
+                                 detent_clip_observed((real)all.max, factor), grid, low, high);
     }
 };
 
@@ -58,6 +59,6 @@ struct Destination {
 detent_status run_observe(const void *x, detent_dtype dtype, detent_shape3 shape, const Destination &destination,
                           void *partials, bool join_rows, detent_stream stream);
 
-}  // namespace detent_cuda
+} // namespace detent_cuda
 
 #endif

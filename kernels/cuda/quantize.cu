@@ -5,7 +5,8 @@
 #include "backward.cuh"
 #include "map.cuh"
 
-namespace detent_cuda {
+namespace detent_cuda
+{
 
 template <typename X, typename Q, typename Real, bool INTEGER> struct Quantize {
     typedef X From;
@@ -31,15 +32,18 @@ template <typename X, typename Q, typename Real> struct Dequantize {
 };
 
 struct QuantizeTerms {
-    template <typename real> static __device__ __forceinline__ real grad(real g, real x, real scale, real zero_point, real qmin, real qmax)
+    template <typename real>
+    static __device__ __forceinline__ real grad(real g, real x, real scale, real zero_point, real qmin, real qmax)
     {
         return detent_quantize_bwd_x_one(g, x, scale, zero_point, qmin, qmax);
     }
-    template <typename real> static __device__ __forceinline__ real first(real g, real x, real scale, real zero_point, real qmin, real qmax)
+    template <typename real>
+    static __device__ __forceinline__ real first(real g, real x, real scale, real zero_point, real qmin, real qmax)
     {
         return detent_quantize_bwd_scale_one(g, x, scale, zero_point, qmin, qmax);
     }
-    template <typename real> static __device__ __forceinline__ real second(real g, real x, real scale, real zero_point, real qmin, real qmax)
+    template <typename real>
+    static __device__ __forceinline__ real second(real g, real x, real scale, real zero_point, real qmin, real qmax)
     {
         return detent_quantize_bwd_zero_point_one(g, x, scale, zero_point, qmin, qmax);
     }
@@ -50,7 +54,8 @@ struct DequantizeTerms {
     {
         return detent_dequantize_bwd_q_one(g, scale);
     }
-    template <typename real> static __device__ __forceinline__ real first(real g, real q, real, real zero_point, real, real)
+    template <typename real>
+    static __device__ __forceinline__ real first(real g, real q, real, real zero_point, real, real)
     {
         return detent_dequantize_bwd_scale_one(g, q, zero_point);
     }
@@ -89,10 +94,14 @@ typedef detent_status (*MapFunction)(const MapCall &);
 typedef detent_status (*BackwardFunction)(const BackwardCall &);
 
 /* Columns: I8, U8, I16, I32, and codes of the type of x. */
-static int column_of(detent_dtype q_dtype) { return q_dtype >= DETENT_I8 ? q_dtype - DETENT_I8 : 4; }
+static int column_of(detent_dtype q_dtype)
+{
+    return q_dtype >= DETENT_I8 ? q_dtype - DETENT_I8 : 4;
+}
 
 /* By arithmetic, type of x, type of codes. A grid beyond +-2^23 fits int32, float32 and float64 codes only. */
-#define DETENT_INTEGER_CODES(X, REAL) quantize<X, int8_t, REAL, true>, quantize<X, uint8_t, REAL, true>, quantize<X, int16_t, REAL, true>
+#define DETENT_INTEGER_CODES(X, REAL)                                                                                  \
+    quantize<X, int8_t, REAL, true>, quantize<X, uint8_t, REAL, true>, quantize<X, int16_t, REAL, true>
 static const MapFunction quantizers[2][4][5] = {
     {{DETENT_INTEGER_CODES(float, float), quantize<float, int32_t, float, true>, quantize<float, float, float, false>},
      {DETENT_INTEGER_CODES(F16, float), quantize<F16, int32_t, float, true>, quantize<F16, F16, float, false>},
@@ -101,17 +110,20 @@ static const MapFunction quantizers[2][4][5] = {
     {{nullptr, nullptr, nullptr, quantize<float, int32_t, double, true>, quantize<float, float, double, false>},
      {nullptr, nullptr, nullptr, quantize<F16, int32_t, double, true>, nullptr},
      {nullptr, nullptr, nullptr, quantize<BF16, int32_t, double, true>, nullptr},
-     {DETENT_INTEGER_CODES(double, double), quantize<double, int32_t, double, true>, quantize<double, double, double, false>}},
+     {DETENT_INTEGER_CODES(double, double), quantize<double, int32_t, double, true>,
+      quantize<double, double, double, false>}},
 };
 #undef DETENT_INTEGER_CODES
 
 /* Type of x, type of codes; the arithmetic follows from both. */
-#define DETENT_BY_CODES(FUNCTION, X, REAL)                                                                              \
-    {FUNCTION<X, int8_t, REAL>, FUNCTION<X, uint8_t, REAL>, FUNCTION<X, int16_t, REAL>, FUNCTION<X, int32_t, double>,  \
-     FUNCTION<X, X, REAL>}
-static const MapFunction dequantizers[4][5] = {DETENT_BY_CODES(dequantize, float, float), DETENT_BY_CODES(dequantize, F16, float),
-                                               DETENT_BY_CODES(dequantize, BF16, float),
-                                               DETENT_BY_CODES(dequantize, double, double)};
+#define DETENT_BY_CODES(FUNCTION, X, REAL)                                                                             \
+    {                                                                                                                  \
+        FUNCTION<X, int8_t, REAL>, FUNCTION<X, uint8_t, REAL>, FUNCTION<X, int16_t, REAL>,                             \
+            FUNCTION<X, int32_t, double>, FUNCTION<X, X, REAL>                                                         \
+    }
+static const MapFunction dequantizers[4][5] = {
+    DETENT_BY_CODES(dequantize, float, float), DETENT_BY_CODES(dequantize, F16, float),
+    DETENT_BY_CODES(dequantize, BF16, float), DETENT_BY_CODES(dequantize, double, double)};
 static const BackwardFunction dequantize_backwards[4][5] = {
     DETENT_BY_CODES(dequantize_bwd, float, float), DETENT_BY_CODES(dequantize_bwd, F16, float),
     DETENT_BY_CODES(dequantize_bwd, BF16, float), DETENT_BY_CODES(dequantize_bwd, double, double)};
@@ -152,12 +164,12 @@ static detent_status check_sums(const void *grad_scale, const void *grad_zero_po
     return workspace_bytes < needed || (needed > 0 && workspace == nullptr) ? DETENT_WORKSPACE_SMALL : DETENT_OK;
 }
 
-}  // namespace detent_cuda
+} // namespace detent_cuda
 
 using namespace detent_cuda;
 
-detent_status detent_quantize_cuda(const void *x, void *q, detent_dtype x_dtype, detent_dtype q_dtype, detent_shape3 shape,
-                                   const detent_encoding *encoding, detent_stream stream)
+detent_status detent_quantize_cuda(const void *x, void *q, detent_dtype x_dtype, detent_dtype q_dtype,
+                                   detent_shape3 shape, const detent_encoding *encoding, detent_stream stream)
 {
     size_t elements = 0;
     detent_status status = detent_check_encoding(encoding);
@@ -169,24 +181,26 @@ detent_status detent_quantize_cuda(const void *x, void *q, detent_dtype x_dtype,
     return quantizers[math][x_dtype][column_of(q_dtype)]({x, q, shape, encoding, stream});
 }
 
-detent_status detent_quantize_bwd_cuda(const void *grad_q, const void *x, void *grad_x, void *grad_scale, void *grad_zero_point,
-                                       detent_dtype dtype, detent_shape3 shape, const detent_encoding *encoding,
-                                       void *workspace, size_t workspace_bytes, detent_stream stream)
+detent_status detent_quantize_bwd_cuda(const void *grad_q, const void *x, void *grad_x, void *grad_scale,
+                                       void *grad_zero_point, detent_dtype dtype, detent_shape3 shape,
+                                       const detent_encoding *encoding, void *workspace, size_t workspace_bytes,
+                                       detent_stream stream)
 {
     size_t elements = 0;
     detent_status status = detent_check_encoding(encoding);
     if (status == DETENT_OK) status = check_affine(encoding);
     if (status == DETENT_OK) status = check_types(dtype, dtype);
     if (status == DETENT_OK) status = check_arrays(grad_q, x, shape, &elements);
-    if (status == DETENT_OK) status = check_sums(grad_scale, grad_zero_point, shape, encoding, workspace, workspace_bytes);
+    if (status == DETENT_OK)
+        status = check_sums(grad_scale, grad_zero_point, shape, encoding, workspace, workspace_bytes);
     if (status != DETENT_OK) return status;
     const int math = detent_math_dtype(dtype, encoding->grid) == DETENT_F64;
     return quantize_backwards[math][dtype]({grad_q, x, grad_x, grad_scale, grad_zero_point, shape, encoding, 1.0,
                                             grad_zero_point != nullptr, workspace, stream});
 }
 
-detent_status detent_dequantize_cuda(const void *q, void *x, detent_dtype q_dtype, detent_dtype x_dtype, detent_shape3 shape,
-                                     const detent_encoding *encoding, detent_stream stream)
+detent_status detent_dequantize_cuda(const void *q, void *x, detent_dtype q_dtype, detent_dtype x_dtype,
+                                     detent_shape3 shape, const detent_encoding *encoding, detent_stream stream)
 {
     size_t elements = 0;
     detent_status status = check_affine(encoding);
@@ -196,17 +210,19 @@ detent_status detent_dequantize_cuda(const void *q, void *x, detent_dtype q_dtyp
     return dequantizers[x_dtype][column_of(q_dtype)]({q, x, shape, encoding, stream});
 }
 
-detent_status detent_dequantize_bwd_cuda(const void *grad_x, const void *q, void *grad_q, void *grad_scale, void *grad_zero_point,
-                                         detent_dtype q_dtype, detent_dtype x_dtype, detent_shape3 shape,
-                                         const detent_encoding *encoding, void *workspace, size_t workspace_bytes,
-                                         detent_stream stream)
+detent_status detent_dequantize_bwd_cuda(const void *grad_x, const void *q, void *grad_q, void *grad_scale,
+                                         void *grad_zero_point, detent_dtype q_dtype, detent_dtype x_dtype,
+                                         detent_shape3 shape, const detent_encoding *encoding, void *workspace,
+                                         size_t workspace_bytes, detent_stream stream)
 {
     size_t elements = 0;
     detent_status status = check_affine(encoding);
     if (status == DETENT_OK) status = check_types(x_dtype, q_dtype);
     if (status == DETENT_OK) status = check_arrays(grad_x, q, shape, &elements);
-    if (status == DETENT_OK) status = check_sums(grad_scale, grad_zero_point, shape, encoding, workspace, workspace_bytes);
+    if (status == DETENT_OK)
+        status = check_sums(grad_scale, grad_zero_point, shape, encoding, workspace, workspace_bytes);
     if (status != DETENT_OK) return status;
-    return dequantize_backwards[x_dtype][column_of(q_dtype)]({grad_x, q, grad_q, grad_scale, grad_zero_point, shape, encoding,
-                                                              1.0, grad_zero_point != nullptr, workspace, stream});
+    return dequantize_backwards[x_dtype][column_of(q_dtype)]({grad_x, q, grad_q, grad_scale, grad_zero_point, shape,
+                                                              encoding, 1.0, grad_zero_point != nullptr, workspace,
+                                                              stream});
 }

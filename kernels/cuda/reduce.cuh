@@ -11,7 +11,8 @@
 
 #include "launch.cuh"
 
-namespace detent_cuda {
+namespace detent_cuda
+{
 
 template <typename Op> struct ReduceJob {
     Op op;
@@ -29,7 +30,8 @@ template <typename Finish, typename Result> struct FinishJob {
 template <typename Result> __device__ __forceinline__ Result join_team(Result mine, unsigned team)
 {
     __shared__ Result of_warp[THREADS / WARP];
-    for (unsigned half = (team < WARP ? team : (unsigned)WARP) / 2; half > 0; half /= 2) mine.join(mine.from_lane(half));
+    for (unsigned half = (team < WARP ? team : (unsigned)WARP) / 2; half > 0; half /= 2)
+        mine.join(mine.from_lane(half));
     if (team <= WARP) return mine;
     if (threadIdx.x % WARP == 0) of_warp[threadIdx.x / WARP] = mine;
     __syncthreads();
@@ -42,7 +44,8 @@ template <typename Result> __device__ __forceinline__ Result join_team(Result mi
 }
 
 template <typename Op>
-__device__ __forceinline__ void deliver(const ReduceJob<Op> &job, size_t group, size_t row, const typename Op::Result &result)
+__device__ __forceinline__ void deliver(const ReduceJob<Op> &job, size_t group, size_t row,
+                                        const typename Op::Result &result)
 {
     const size_t rows = partial_rows(job.part);
     if (rows == 1)
@@ -71,7 +74,8 @@ template <typename Op> struct AddColumn {
     }
 };
 
-template <typename Op> __global__ void __launch_bounds__(THREADS, 2) reduce_wide(const __grid_constant__ ReduceJob<Op> job)
+template <typename Op>
+__global__ void __launch_bounds__(THREADS, 2) reduce_wide(const __grid_constant__ ReduceJob<Op> job)
 {
     const unsigned team = team_of(job.part), teams = THREADS / team;
     const size_t tasks = task_count(job.part);
@@ -85,7 +89,8 @@ template <typename Op> __global__ void __launch_bounds__(THREADS, 2) reduce_wide
     }
 }
 
-template <typename Op> __global__ void __launch_bounds__(THREADS) reduce_narrow(const __grid_constant__ ReduceJob<Op> job)
+template <typename Op>
+__global__ void __launch_bounds__(THREADS) reduce_narrow(const __grid_constant__ ReduceJob<Op> job)
 {
     __shared__ typename Op::Result of_thread[THREADS];
     const unsigned lanes = job.part.lanes, inner = (unsigned)job.part.shape.inner;
@@ -159,6 +164,6 @@ inline detent_status reduce_workspace(detent_shape3 shape, size_t elements, size
     return DETENT_OK;
 }
 
-}  // namespace detent_cuda
+} // namespace detent_cuda
 
 #endif

@@ -25,16 +25,20 @@ static DETENT_HD real DETENT_REAL(detent_free_zero_point)(real min, real scale, 
     return grid.qmin - DETENT_RINT(min / scale);
 }
 
-static DETENT_HD real DETENT_REAL(detent_zero_point_of_range)(real min, real scale, DETENT_REAL_TYPE(detent_real_grid) grid)
+static DETENT_HD real DETENT_REAL(detent_zero_point_of_range)(real min, real scale,
+                                                              DETENT_REAL_TYPE(detent_real_grid) grid)
 {
-    return grid.symmetric ? grid.centre
-                          : DETENT_REAL(detent_clamp)(DETENT_REAL(detent_free_zero_point)(min, scale, grid), grid.qmin, grid.qmax);
+    return grid.symmetric
+               ? grid.centre
+               : DETENT_REAL(detent_clamp)(DETENT_REAL(detent_free_zero_point)(min, scale, grid), grid.qmin, grid.qmax);
 }
 
-/* d scale / d max = sign / N, and the opposite for min, with sign = +1 at 0. The floor lets grad_scale through unchanged, so that a
- * collapsed range can recover. rint is the identity; where the zero_point is clamped it does not move. */
+/* d scale / d max = sign / N, and the opposite for min, with sign = +1 at 0. The floor lets grad_scale through
+ * unchanged, so that a collapsed range can recover. rint is the identity; where the zero_point is clamped it does not
+ * move. */
 static DETENT_HD void DETENT_REAL(detent_range_bwd)(double grad_scale, double grad_zero_point, real min, real max,
-                                                    DETENT_REAL_TYPE(detent_real_grid) grid, double *grad_min, double *grad_max)
+                                                    DETENT_REAL_TYPE(detent_real_grid) grid, double *grad_min,
+                                                    double *grad_max)
 {
     const real scale = DETENT_REAL(detent_scale_of_range)(min, max, grid);
     const real free = DETENT_REAL(detent_free_zero_point)(min, scale, grid);
@@ -47,8 +51,10 @@ static DETENT_HD void DETENT_REAL(detent_range_bwd)(double grad_scale, double gr
     *grad_min = -through_scale * slope - (moves ? grad_zero_point / s : 0.0);
 }
 
-/* The range of observed values lo, hi (detent/encode.h). lo = +inf, hi = -inf, the mark of nothing observed, acts as 0, 0. */
-static DETENT_HD void DETENT_REAL(detent_range_of_observed)(real lo, real hi, DETENT_REAL_TYPE(detent_real_grid) grid, real *min, real *max)
+/* The range of observed values lo, hi (detent/encode.h). lo = +inf, hi = -inf, the mark of nothing observed, acts as 0,
+ * 0. */
+static DETENT_HD void DETENT_REAL(detent_range_of_observed)(real lo, real hi, DETENT_REAL_TYPE(detent_real_grid) grid,
+                                                            real *min, real *max)
 {
     const real steps = grid.qmax - grid.qmin;
     const real above = grid.qmax - grid.centre, below = grid.centre - grid.qmin;

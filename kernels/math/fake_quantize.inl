@@ -31,19 +31,22 @@ static DETENT_HD int DETENT_REAL(detent_on_grid)(real rounded, real zero_point, 
     return (q >= qmin) & (q <= qmax);
 }
 
-static DETENT_HD int DETENT_REAL(detent_fake_quantize_mask_one)(real x, real scale, real zero_point, real qmin, real qmax)
+static DETENT_HD int DETENT_REAL(detent_fake_quantize_mask_one)(real x, real scale, real zero_point, real qmin,
+                                                                real qmax)
 {
     return DETENT_REAL(detent_on_grid)(DETENT_RINT(x / scale), zero_point, qmin, qmax);
 }
 
 /* Bengio 2013. m selects, it never multiplies: g may be infinite. */
-static DETENT_HD real DETENT_REAL(detent_fake_quantize_bwd_x_one)(real g, real x, real scale, real zero_point, real qmin, real qmax)
+static DETENT_HD real DETENT_REAL(detent_fake_quantize_bwd_x_one)(real g, real x, real scale, real zero_point,
+                                                                  real qmin, real qmax)
 {
     return DETENT_REAL(detent_fake_quantize_mask_one)(x, scale, zero_point, qmin, qmax) ? g : (real)0;
 }
 
 /* Esser 2020, eq. 3: outside the grid the slope is the grid end, not 0; it lets a small scale grow. NaN for x NaN. */
-static DETENT_HD real DETENT_REAL(detent_fake_quantize_bwd_scale_one)(real g, real x, real scale, real zero_point, real qmin, real qmax)
+static DETENT_HD real DETENT_REAL(detent_fake_quantize_bwd_scale_one)(real g, real x, real scale, real zero_point,
+                                                                      real qmin, real qmax)
 {
     const real ratio = x / scale;
     const real rounded = DETENT_RINT(ratio);
@@ -52,9 +55,10 @@ static DETENT_HD real DETENT_REAL(detent_fake_quantize_bwd_scale_one)(real g, re
     return g * (DETENT_REAL(detent_on_grid)(rounded, zero_point, qmin, qmax) ? inside : outside);
 }
 
-/* Bhalgat 2020, eq. 6: only a clipped element moves with the grid. The clamped code is finite unless x is NaN, so that 0 times
- * it is 0, or the NaN that must stay visible. */
-static DETENT_HD real DETENT_REAL(detent_fake_quantize_bwd_zero_point_one)(real g, real x, real scale, real zero_point, real qmin, real qmax)
+/* Bhalgat 2020, eq. 6: only a clipped element moves with the grid. The clamped code is finite unless x is NaN, so that
+ * 0 times it is 0, or the NaN that must stay visible. */
+static DETENT_HD real DETENT_REAL(detent_fake_quantize_bwd_zero_point_one)(real g, real x, real scale, real zero_point,
+                                                                           real qmin, real qmax)
 {
     const real rounded = DETENT_RINT(x / scale);
     const real clamped = DETENT_REAL(detent_clamp)(rounded, qmin - zero_point, qmax - zero_point);

@@ -3,13 +3,16 @@
 namespace detent_autograd {
 namespace {
 
-// --- scale, zero_point ------------------------------------------------------------------------------------------------
+// --- scale, zero_point
+// ------------------------------------------------------------------------------------------------
 
-using Affine = Tensor(const Tensor &, const Tensor &, const OptionalTensor &, int64_t, int64_t, OptionalInt, OptionalInts, double);
+using Affine = Tensor(const Tensor &, const Tensor &, const OptionalTensor &, int64_t, int64_t, OptionalInt,
+                      OptionalInts, double);
 using AffineMask = std::tuple<Tensor, Tensor>(const Tensor &, const Tensor &, const OptionalTensor &, int64_t, int64_t,
                                               OptionalInt, OptionalInts);
-using AffineBackward = std::tuple<Tensor, Tensor, Tensor>(const Tensor &, const Tensor &, const Tensor &, const OptionalTensor &,
-                                                          int64_t, int64_t, OptionalInt, OptionalInts, double);
+using AffineBackward = std::tuple<Tensor, Tensor, Tensor>(const Tensor &, const Tensor &, const Tensor &,
+                                                          const OptionalTensor &, int64_t, int64_t, OptionalInt,
+                                                          OptionalInts, double);
 
 Tensor call_affine(const Tensor &x, const Tensor &scale, const OptionalTensor &zero_point, int64_t qmin, int64_t qmax,
                    OptionalInt axis, OptionalInts block_size, double grad_scale) {
@@ -24,7 +27,8 @@ struct LearnedAffine : torch::autograd::Function<LearnedAffine> {
                         const Options &options) {
     ctx->save_for_backward({x, scale, zero_point.value_or(Tensor())});
     options.save(ctx);
-    return call_affine(x, scale, zero_point, options.qmin, options.qmax, options.axis, options.blocks(), options.grad_scale);
+    return call_affine(x, scale, zero_point, options.qmin, options.qmax, options.axis, options.blocks(),
+                       options.grad_scale);
   }
   static variable_list backward(AutogradContext *ctx, variable_list grads) {
     static const auto op =
@@ -43,7 +47,8 @@ struct LearnedAffine : torch::autograd::Function<LearnedAffine> {
 struct FixedAffine : torch::autograd::Function<FixedAffine> {
   static Tensor forward(AutogradContext *ctx, const Tensor &x, const Tensor &scale, const OptionalTensor &zero_point,
                         const Options &options) {
-    static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("detent::fake_quantize_mask", "").typed<AffineMask>();
+    static const auto op =
+        c10::Dispatcher::singleton().findSchemaOrThrow("detent::fake_quantize_mask", "").typed<AffineMask>();
     at::AutoDispatchBelowADInplaceOrView below;
     auto [y, mask] = op.call(x, scale, zero_point, options.qmin, options.qmax, options.axis, options.blocks());
     save_mask(ctx, y, mask, options);
@@ -68,31 +73,37 @@ Tensor fake_quantize(const Tensor &x, const Tensor &scale, const OptionalTensor 
                                            : FixedAffine::apply(x, scale, zero_point, options);
 }
 
-// --- min, max ---------------------------------------------------------------------------------------------------------
+// --- min, max
+// ---------------------------------------------------------------------------------------------------------
 
-using Range = Tensor(const Tensor &, const Tensor &, const Tensor &, int64_t, int64_t, bool, OptionalInt, OptionalInt, OptionalInts);
-using RangeMask = std::tuple<Tensor, Tensor>(const Tensor &, const Tensor &, const Tensor &, int64_t, int64_t, bool, OptionalInt,
-                                             OptionalInt, OptionalInts);
-using RangeBackward = std::tuple<Tensor, Tensor, Tensor>(const Tensor &, const Tensor &, const Tensor &, const Tensor &, int64_t,
-                                                         int64_t, bool, OptionalInt, OptionalInt, OptionalInts);
+using Range = Tensor(const Tensor &, const Tensor &, const Tensor &, int64_t, int64_t, bool, OptionalInt, OptionalInt,
+                     OptionalInts);
+using RangeMask = std::tuple<Tensor, Tensor>(const Tensor &, const Tensor &, const Tensor &, int64_t, int64_t, bool,
+                                             OptionalInt, OptionalInt, OptionalInts);
+using RangeBackward = std::tuple<Tensor, Tensor, Tensor>(const Tensor &, const Tensor &, const Tensor &, const Tensor &,
+                                                         int64_t, int64_t, bool, OptionalInt, OptionalInt,
+                                                         OptionalInts);
 
 Tensor call_range(const Tensor &x, const Tensor &min, const Tensor &max, int64_t qmin, int64_t qmax, bool symmetric,
                   OptionalInt zero_point, OptionalInt axis, OptionalInts block_size) {
-  static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("detent::fake_quantize_range", "").typed<Range>();
+  static const auto op =
+      c10::Dispatcher::singleton().findSchemaOrThrow("detent::fake_quantize_range", "").typed<Range>();
   at::AutoDispatchBelowADInplaceOrView below;
   return op.call(x, min, max, qmin, qmax, symmetric, zero_point, axis, block_size);
 }
 
 struct LearnedRange : torch::autograd::Function<LearnedRange> {
-  static Tensor forward(AutogradContext *ctx, const Tensor &x, const Tensor &min, const Tensor &max, const Options &options) {
+  static Tensor forward(AutogradContext *ctx, const Tensor &x, const Tensor &min, const Tensor &max,
+                        const Options &options) {
     ctx->save_for_backward({x, min, max});
     options.save(ctx);
     return call_range(x, min, max, options.qmin, options.qmax, options.symmetric, options.zero_point, options.axis,
                       options.blocks());
   }
   static variable_list backward(AutogradContext *ctx, variable_list grads) {
-    static const auto op =
-        c10::Dispatcher::singleton().findSchemaOrThrow("detent::fake_quantize_range_backward", "").typed<RangeBackward>();
+    static const auto op = c10::Dispatcher::singleton()
+                               .findSchemaOrThrow("detent::fake_quantize_range_backward", "")
+                               .typed<RangeBackward>();
     const auto saved = ctx->get_saved_variables();
     const auto options = Options::of(ctx);
     auto [grad_x, grad_min, grad_max] = op.call(grads[0], saved[0], saved[1], saved[2], options.qmin, options.qmax,
@@ -102,12 +113,13 @@ struct LearnedRange : torch::autograd::Function<LearnedRange> {
 };
 
 struct FixedRange : torch::autograd::Function<FixedRange> {
-  static Tensor forward(AutogradContext *ctx, const Tensor &x, const Tensor &min, const Tensor &max, const Options &options) {
+  static Tensor forward(AutogradContext *ctx, const Tensor &x, const Tensor &min, const Tensor &max,
+                        const Options &options) {
     static const auto op =
         c10::Dispatcher::singleton().findSchemaOrThrow("detent::fake_quantize_range_mask", "").typed<RangeMask>();
     at::AutoDispatchBelowADInplaceOrView below;
-    auto [y, mask] = op.call(x, min, max, options.qmin, options.qmax, options.symmetric, options.zero_point, options.axis,
-                             options.blocks());
+    auto [y, mask] = op.call(x, min, max, options.qmin, options.qmax, options.symmetric, options.zero_point,
+                             options.axis, options.blocks());
     save_mask(ctx, y, mask, options);
     return y;
   }
@@ -128,27 +140,29 @@ Options range_options(int64_t qmin, int64_t qmax, bool symmetric, OptionalInt ze
   return options;
 }
 
-Tensor fake_quantize_range(const Tensor &x, const Tensor &min, const Tensor &max, int64_t qmin, int64_t qmax, bool symmetric,
-                           OptionalInt zero_point, OptionalInt axis, OptionalInts block_size) {
+Tensor fake_quantize_range(const Tensor &x, const Tensor &min, const Tensor &max, int64_t qmin, int64_t qmax,
+                           bool symmetric, OptionalInt zero_point, OptionalInt axis, OptionalInts block_size) {
   if (!any_wants_grad(x, min, max)) return call_range(x, min, max, qmin, qmax, symmetric, zero_point, axis, block_size);
   const auto options = range_options(qmin, qmax, symmetric, zero_point, axis, block_size);
   return any_wants_grad(min, max) ? LearnedRange::apply(x, min, max, options) : FixedRange::apply(x, min, max, options);
 }
 
-// --- a range derived from the tensor; no gradient goes through it -----------------------------------------------------
+// --- a range derived from the tensor; no gradient goes through it
+// -----------------------------------------------------
 
-using Dynamic = std::tuple<Tensor, Tensor, Tensor>(const Tensor &, const OptionalTensor &, int64_t, int64_t, bool, OptionalInt,
-                                                   OptionalInts, OptionalInt);
-using DynamicMask = std::tuple<Tensor, Tensor, Tensor, Tensor>(const Tensor &, const OptionalTensor &, int64_t, int64_t, bool,
-                                                               OptionalInt, OptionalInts, OptionalInt);
+using Dynamic = std::tuple<Tensor, Tensor, Tensor>(const Tensor &, const OptionalTensor &, int64_t, int64_t, bool,
+                                                   OptionalInt, OptionalInts, OptionalInt);
+using DynamicMask = std::tuple<Tensor, Tensor, Tensor, Tensor>(const Tensor &, const OptionalTensor &, int64_t, int64_t,
+                                                               bool, OptionalInt, OptionalInts, OptionalInt);
 
 struct DynamicRange : torch::autograd::Function<DynamicRange> {
-  static variable_list forward(AutogradContext *ctx, const Tensor &x, const OptionalTensor &clip, const Options &options) {
+  static variable_list forward(AutogradContext *ctx, const Tensor &x, const OptionalTensor &clip,
+                               const Options &options) {
     static const auto op =
         c10::Dispatcher::singleton().findSchemaOrThrow("detent::fake_quantize_dynamic_mask", "").typed<DynamicMask>();
     at::AutoDispatchBelowADInplaceOrView below;
-    auto [y, min, max, mask] = op.call(x, clip, options.qmin, options.qmax, options.symmetric, options.axis, options.blocks(),
-                                       options.zero_point);
+    auto [y, min, max, mask] = op.call(x, clip, options.qmin, options.qmax, options.symmetric, options.axis,
+                                       options.blocks(), options.zero_point);
     save_mask(ctx, y, mask, options);
     ctx->mark_non_differentiable({min, max});
     return {y, min, max};
@@ -158,11 +172,12 @@ struct DynamicRange : torch::autograd::Function<DynamicRange> {
   }
 };
 
-std::tuple<Tensor, Tensor, Tensor> fake_quantize_dynamic(const Tensor &x, const OptionalTensor &clip, int64_t qmin, int64_t qmax,
-                                                         bool symmetric, OptionalInt axis, OptionalInts block_size,
-                                                         OptionalInt zero_point) {
+std::tuple<Tensor, Tensor, Tensor> fake_quantize_dynamic(const Tensor &x, const OptionalTensor &clip, int64_t qmin,
+                                                         int64_t qmax, bool symmetric, OptionalInt axis,
+                                                         OptionalInts block_size, OptionalInt zero_point) {
   if (!any_wants_grad(x)) {
-    static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("detent::fake_quantize_dynamic", "").typed<Dynamic>();
+    static const auto op =
+        c10::Dispatcher::singleton().findSchemaOrThrow("detent::fake_quantize_dynamic", "").typed<Dynamic>();
     at::AutoDispatchBelowADInplaceOrView below;
     return op.call(x, clip, qmin, qmax, symmetric, axis, block_size, zero_point);
   }

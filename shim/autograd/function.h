@@ -31,8 +31,15 @@ struct Options {
   double grad_scale = 1.0;
 
   void save(AutogradContext *ctx) const {
-    std::vector<int64_t> list{qmin, qmax, axis.has_value(), axis.value_or(0), symmetric, zero_point.has_value(),
-                              zero_point.value_or(0), std::bit_cast<int64_t>(grad_scale), block_size.has_value()};
+    std::vector<int64_t> list{qmin,
+                              qmax,
+                              axis.has_value(),
+                              axis.value_or(0),
+                              symmetric,
+                              zero_point.has_value(),
+                              zero_point.value_or(0),
+                              std::bit_cast<int64_t>(grad_scale),
+                              block_size.has_value()};
     if (block_size.has_value()) list.insert(list.end(), block_size->begin(), block_size->end());
     ctx->saved_data["o"] = std::move(list);
   }
@@ -58,7 +65,8 @@ inline std::optional<std::vector<int64_t>> copied(OptionalInts ints) {
   return ints->vec();
 }
 
-// A forward-mode tangent counts: Function then says that it has no jvp, where a plain call would drop the tangent in silence.
+// A forward-mode tangent counts: Function then says that it has no jvp, where a plain call would drop the tangent in
+// silence.
 inline bool wants_grad(const Tensor &t) { return t.requires_grad() || torch::autograd::isFwGradDefined(t); }
 inline bool wants_grad(const OptionalTensor &t) { return t.has_value() && wants_grad(*t); }
 
@@ -67,7 +75,8 @@ bool any_wants_grad(const Tensors &...tensors) {
   return at::GradMode::is_enabled() && (wants_grad(tensors) || ...);
 }
 
-// Dimensions of y from the slowest to the fastest in memory; nothing for contiguous. The packed mask lies in that order.
+// Dimensions of y from the slowest to the fastest in memory; nothing for contiguous. The packed mask lies in that
+// order.
 inline std::optional<std::vector<int64_t>> memory_order(const Tensor &y) {
   if (y.is_contiguous()) return std::nullopt;
   if (y.dim() == 4 && y.is_contiguous(at::MemoryFormat::ChannelsLast)) return std::vector<int64_t>{0, 2, 3, 1};

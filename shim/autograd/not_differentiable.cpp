@@ -14,13 +14,15 @@ struct Barrier : torch::autograd::Function<Barrier> {
     at::AutoDispatchBelowADInplaceOrView below;
     op->callBoxed(stack);
     variable_list results;
-    for (const auto &result : torch::jit::last(*stack, op->schema().returns().size())) results.push_back(result.toTensor());
+    for (const auto &result : torch::jit::last(*stack, op->schema().returns().size()))
+      results.push_back(result.toTensor());
     return results;
   }
   static variable_list backward(AutogradContext *ctx, const variable_list &) {
-    TORCH_CHECK(false, ctx->saved_data["op"].toStringRef(),
-                " is not differentiable: the gradient of a fake-quantized value's gradient is not defined. Call backward() "
-                "without create_graph=True, or detach the result.");
+    TORCH_CHECK(
+        false, ctx->saved_data["op"].toStringRef(),
+        " is not differentiable: the gradient of a fake-quantized value's gradient is not defined. Call backward() "
+        "without create_graph=True, or detach the result.");
   }
 };
 
@@ -42,8 +44,8 @@ void not_differentiable(const c10::OperatorHandle &op, c10::DispatchKeySet, torc
 TORCH_LIBRARY_IMPL(detent, Autograd, m) {
   for (const char *name :
        {"fake_quantize_backward", "fake_quantize_range_backward", "fake_quantize_mask_backward", "fake_quantize_mask",
-        "fake_quantize_range_mask", "fake_quantize_dynamic_mask", "quantize_backward", "dequantize_backward", "encode_min_max",
-        "encode_affine", "observe_min_max"})
+        "fake_quantize_range_mask", "fake_quantize_dynamic_mask", "quantize_backward", "dequantize_backward",
+        "encode_min_max", "encode_affine", "observe_min_max"})
     m.impl(name, torch::CppFunction::makeFromBoxedFunction<&not_differentiable>());
 }
 

@@ -4,11 +4,13 @@ namespace detent_autograd {
 namespace {
 
 using OptionalType = std::optional<at::ScalarType>;
-using Quantize = Tensor(const Tensor &, const Tensor &, const OptionalTensor &, int64_t, int64_t, OptionalType, OptionalInt,
-                        OptionalInts);
-using QuantizeBackward = std::tuple<Tensor, Tensor, Tensor>(const Tensor &, const Tensor &, const Tensor &, const OptionalTensor &,
-                                                            int64_t, int64_t, OptionalInt, OptionalInts);
-using Dequantize = Tensor(const Tensor &, const Tensor &, const OptionalTensor &, OptionalType, OptionalInt, OptionalInts);
+using Quantize = Tensor(const Tensor &, const Tensor &, const OptionalTensor &, int64_t, int64_t, OptionalType,
+                        OptionalInt, OptionalInts);
+using QuantizeBackward = std::tuple<Tensor, Tensor, Tensor>(const Tensor &, const Tensor &, const Tensor &,
+                                                            const OptionalTensor &, int64_t, int64_t, OptionalInt,
+                                                            OptionalInts);
+using Dequantize = Tensor(const Tensor &, const Tensor &, const OptionalTensor &, OptionalType, OptionalInt,
+                          OptionalInts);
 using DequantizeBackward = std::tuple<Tensor, Tensor, Tensor>(const Tensor &, const Tensor &, const Tensor &,
                                                               const OptionalTensor &, OptionalInt, OptionalInts);
 
@@ -26,15 +28,16 @@ struct FloatCodes : torch::autograd::Function<FloatCodes> {
                         const Options &options) {
     ctx->save_for_backward({x, scale, zero_point.value_or(Tensor())});
     options.save(ctx);
-    return call_quantize(x, scale, zero_point, options.qmin, options.qmax, std::nullopt, options.axis, options.blocks());
+    return call_quantize(x, scale, zero_point, options.qmin, options.qmax, std::nullopt, options.axis,
+                         options.blocks());
   }
   static variable_list backward(AutogradContext *ctx, variable_list grads) {
     static const auto op =
         c10::Dispatcher::singleton().findSchemaOrThrow("detent::quantize_backward", "").typed<QuantizeBackward>();
     const auto saved = ctx->get_saved_variables();
     const auto options = Options::of(ctx);
-    auto [grad_x, grad_scale, grad_zero_point] = op.call(grads[0], saved[0], saved[1], optional_of(saved[2]), options.qmin,
-                                                         options.qmax, options.axis, options.blocks());
+    auto [grad_x, grad_scale, grad_zero_point] = op.call(grads[0], saved[0], saved[1], optional_of(saved[2]),
+                                                         options.qmin, options.qmax, options.axis, options.blocks());
     return {grad_x, grad_scale, saved[2].defined() ? grad_zero_point : Tensor(), Tensor()};
   }
 };
@@ -53,8 +56,8 @@ Tensor quantize(const Tensor &x, const Tensor &scale, const OptionalTensor &zero
   return FloatCodes::apply(x, scale, zero_point, options);
 }
 
-Tensor call_dequantize(const Tensor &q, const Tensor &scale, const OptionalTensor &zero_point, OptionalType dtype, OptionalInt axis,
-                       OptionalInts block_size) {
+Tensor call_dequantize(const Tensor &q, const Tensor &scale, const OptionalTensor &zero_point, OptionalType dtype,
+                       OptionalInt axis, OptionalInts block_size) {
   static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("detent::dequantize", "").typed<Dequantize>();
   at::AutoDispatchBelowADInplaceOrView below;
   return op.call(q, scale, zero_point, dtype, axis, block_size);
@@ -74,13 +77,13 @@ struct Values : torch::autograd::Function<Values> {
     const auto options = Options::of(ctx);
     auto [grad_q, grad_scale, grad_zero_point] =
         op.call(grads[0], saved[0], saved[1], optional_of(saved[2]), options.axis, options.blocks());
-    return {saved[0].is_floating_point() ? grad_q : Tensor(), grad_scale, saved[2].defined() ? grad_zero_point : Tensor(), Tensor(),
-            Tensor()};
+    return {saved[0].is_floating_point() ? grad_q : Tensor(), grad_scale,
+            saved[2].defined() ? grad_zero_point : Tensor(), Tensor(), Tensor()};
   }
 };
 
-Tensor dequantize(const Tensor &q, const Tensor &scale, const OptionalTensor &zero_point, OptionalType dtype, OptionalInt axis,
-                  OptionalInts block_size) {
+Tensor dequantize(const Tensor &q, const Tensor &scale, const OptionalTensor &zero_point, OptionalType dtype,
+                  OptionalInt axis, OptionalInts block_size) {
   if (!any_wants_grad(q, scale, zero_point)) return call_dequantize(q, scale, zero_point, dtype, axis, block_size);
   Options options;
   options.axis = axis;

@@ -1,9 +1,12 @@
 #include "encode.h"
 
 STABLE_TORCH_LIBRARY_FRAGMENT(detent, m) {
-  m.def("encode_min_max(Tensor lo, Tensor hi, int qmin, int qmax, bool symmetric, int? zero_point=None) -> (Tensor min, Tensor max)");
-  m.def("encode_affine(Tensor min, Tensor max, int qmin, int qmax, bool symmetric, int? zero_point=None) "
-        "-> (Tensor scale, Tensor zero_point)");
+  m.def(
+      "encode_min_max(Tensor lo, Tensor hi, int qmin, int qmax, bool symmetric, int? zero_point=None) -> (Tensor min, "
+      "Tensor max)");
+  m.def(
+      "encode_affine(Tensor min, Tensor max, int qmin, int qmax, bool symmetric, int? zero_point=None) "
+      "-> (Tensor scale, Tensor zero_point)");
   m.def("cpu_dispatch() -> str");
 }
 

@@ -6,10 +6,12 @@
 namespace detent_shim {
 
 // The grid side of a range parametrization: the fixed zero_point of a symmetric grid, or the option contradicted.
-inline detent_encoding range_encoding(const char *op, detent_grid grid, bool symmetric, const std::optional<int64_t> &zero_point) {
+inline detent_encoding range_encoding(const char *op, detent_grid grid, bool symmetric,
+                                      const std::optional<int64_t> &zero_point) {
   if (zero_point.has_value() && !symmetric)
-    fail(op, "zero_point=", *zero_point, " was given with symmetric=False, expected None.\n  The zero point of an asymmetric "
-             "range follows from min and max; pass symmetric=True to fix it.");
+    fail(op, "zero_point=", *zero_point,
+         " was given with symmetric=False, expected None.\n  The zero point of an asymmetric "
+         "range follows from min and max; pass symmetric=True to fix it.");
   const int64_t centre = zero_point.value_or(detent_grid_centre(grid));
   if (centre < grid.qmin || centre > grid.qmax)
     fail(op, "zero_point is ", centre, ", expected a point of the grid ", grid.qmin, " .. ", grid.qmax, ".");
@@ -41,8 +43,9 @@ inline HeldEncoding hold_affine(const char *op, detent_dtype dtype, const Groupe
   return held;
 }
 
-inline HeldEncoding hold_range(const char *op, detent_dtype dtype, const Grouped &x, const Tensor &min, const Tensor &max,
-                               int64_t qmin, int64_t qmax, bool symmetric, const std::optional<int64_t> &zero_point) {
+inline HeldEncoding hold_range(const char *op, detent_dtype dtype, const Grouped &x, const Tensor &min,
+                               const Tensor &max, int64_t qmin, int64_t qmax, bool symmetric,
+                               const std::optional<int64_t> &zero_point) {
   HeldEncoding held;
   held.c = range_encoding(op, checked_grid(op, qmin, qmax), symmetric, zero_point);
   held.real = detent_math_dtype(dtype, held.c.grid);
@@ -61,16 +64,17 @@ template <typename Device>
 Tensor run_forward(const char *op, const Grouped &x, detent_dtype dtype, const HeldEncoding &held, Tensor *mask) {
   typename Device::Scope scope(x.values());
   Tensor y = x.empty();
-  throw_unless_ok(op, Device::fake_quantize(x.data(), y.mutable_data_ptr(),
-                                            mask != nullptr ? static_cast<uint8_t *>(mask->mutable_data_ptr()) : nullptr,
-                                            dtype, x.shape, &held.c, scope.queue));
+  throw_unless_ok(
+      op, Device::fake_quantize(x.data(), y.mutable_data_ptr(),
+                                mask != nullptr ? static_cast<uint8_t *>(mask->mutable_data_ptr()) : nullptr, dtype,
+                                x.shape, &held.c, scope.queue));
   return x.restore(y);
 }
 
 template <typename Device>
-std::tuple<Tensor, Tensor, Tensor> run_backward(const char *op, const Tensor &grad_y, const Grouped &x, detent_dtype dtype,
-                                                const HeldEncoding &held, const Tensor &first, const Tensor *second,
-                                                double gradient_scale) {
+std::tuple<Tensor, Tensor, Tensor> run_backward(const char *op, const Tensor &grad_y, const Grouped &x,
+                                                detent_dtype dtype, const HeldEncoding &held, const Tensor &first,
+                                                const Tensor *second, double gradient_scale) {
   typename Device::Scope scope(x.values());
   const Tensor grad = x.arranged(op, "grad_y", grad_y);
   const int32_t real = torch_of(held.real);
@@ -80,57 +84,65 @@ std::tuple<Tensor, Tensor, Tensor> run_backward(const char *op, const Tensor &gr
   size_t bytes = 0;
   throw_unless_ok(op, Device::fake_quantize_bwd_workspace(x.shape, &bytes));
   typename Device::Workspace workspace(x.values(), bytes);
-  throw_unless_ok(op, Device::fake_quantize_bwd(grad.const_data_ptr(), x.data(), grad_x.mutable_data_ptr(),
-                                                grad_first.mutable_data_ptr(),
-                                                second != nullptr ? grad_second.mutable_data_ptr() : nullptr, dtype, x.shape,
-                                                &held.c, gradient_scale, workspace.data(), workspace.bytes(), scope.queue));
+  throw_unless_ok(op, Device::fake_quantize_bwd(
+                          grad.const_data_ptr(), x.data(), grad_x.mutable_data_ptr(), grad_first.mutable_data_ptr(),
+                          second != nullptr ? grad_second.mutable_data_ptr() : nullptr, dtype, x.shape, &held.c,
+                          gradient_scale, workspace.data(), workspace.bytes(), scope.queue));
   return {x.restore(grad_x), converted(grad_first, torch_dtype_of(first)),
           second != nullptr ? converted(grad_second, torch_dtype_of(*second)) : grad_second};
 }
 
-// --- scale, zero_point ------------------------------------------------------------------------------------------------
+// --- scale, zero_point
+// ------------------------------------------------------------------------------------------------
 
 template <typename Device>
-Tensor fake_quantize(const Tensor &x, const Tensor &scale, const std::optional<Tensor> &zero_point, int64_t qmin, int64_t qmax,
-                     std::optional<int64_t> axis, OptionalInts block_size, double) {
+Tensor fake_quantize(const Tensor &x, const Tensor &scale, const std::optional<Tensor> &zero_point, int64_t qmin,
+                     int64_t qmax, std::optional<int64_t> axis, OptionalInts block_size, double) {
   const char *op = "fake_quantize";
   const detent_dtype dtype = float_dtype(op, "x", x);
   const Grouped grouped(op, x, axis, block_size);
-  return run_forward<Device>(op, grouped, dtype, hold_affine(op, dtype, grouped, scale, zero_point, qmin, qmax), nullptr);
+  return run_forward<Device>(op, grouped, dtype, hold_affine(op, dtype, grouped, scale, zero_point, qmin, qmax),
+                             nullptr);
 }
 
 template <typename Device>
-std::tuple<Tensor, Tensor> fake_quantize_mask(const Tensor &x, const Tensor &scale, const std::optional<Tensor> &zero_point,
-                                              int64_t qmin, int64_t qmax, std::optional<int64_t> axis, OptionalInts block_size) {
+std::tuple<Tensor, Tensor> fake_quantize_mask(const Tensor &x, const Tensor &scale,
+                                              const std::optional<Tensor> &zero_point, int64_t qmin, int64_t qmax,
+                                              std::optional<int64_t> axis, OptionalInts block_size) {
   const char *op = "fake_quantize";
   const detent_dtype dtype = float_dtype(op, "x", x);
   const Grouped grouped(op, x, axis, block_size);
   Tensor mask = empty_mask(grouped);
-  Tensor y = run_forward<Device>(op, grouped, dtype, hold_affine(op, dtype, grouped, scale, zero_point, qmin, qmax), &mask);
+  Tensor y =
+      run_forward<Device>(op, grouped, dtype, hold_affine(op, dtype, grouped, scale, zero_point, qmin, qmax), &mask);
   return {y, mask};
 }
 
 template <typename Device>
 std::tuple<Tensor, Tensor, Tensor> fake_quantize_backward(const Tensor &grad_y, const Tensor &x, const Tensor &scale,
-                                                          const std::optional<Tensor> &zero_point, int64_t qmin, int64_t qmax,
-                                                          std::optional<int64_t> axis, OptionalInts block_size, double grad_scale) {
+                                                          const std::optional<Tensor> &zero_point, int64_t qmin,
+                                                          int64_t qmax, std::optional<int64_t> axis,
+                                                          OptionalInts block_size, double grad_scale) {
   const char *op = "fake_quantize_backward";
   const detent_dtype dtype = float_dtype(op, "x", x);
   const Grouped grouped(op, x, axis, block_size);
-  return run_backward<Device>(op, grad_y, grouped, dtype, hold_affine(op, dtype, grouped, scale, zero_point, qmin, qmax), scale,
+  return run_backward<Device>(op, grad_y, grouped, dtype,
+                              hold_affine(op, dtype, grouped, scale, zero_point, qmin, qmax), scale,
                               zero_point.has_value() ? &*zero_point : nullptr, grad_scale);
 }
 
-// --- min, max ---------------------------------------------------------------------------------------------------------
+// --- min, max
+// ---------------------------------------------------------------------------------------------------------
 
 template <typename Device>
-Tensor fake_quantize_range(const Tensor &x, const Tensor &min, const Tensor &max, int64_t qmin, int64_t qmax, bool symmetric,
-                           std::optional<int64_t> zero_point, std::optional<int64_t> axis, OptionalInts block_size) {
+Tensor fake_quantize_range(const Tensor &x, const Tensor &min, const Tensor &max, int64_t qmin, int64_t qmax,
+                           bool symmetric, std::optional<int64_t> zero_point, std::optional<int64_t> axis,
+                           OptionalInts block_size) {
   const char *op = "fake_quantize_range";
   const detent_dtype dtype = float_dtype(op, "x", x);
   const Grouped grouped(op, x, axis, block_size);
-  return run_forward<Device>(op, grouped, dtype, hold_range(op, dtype, grouped, min, max, qmin, qmax, symmetric, zero_point),
-                             nullptr);
+  return run_forward<Device>(op, grouped, dtype,
+                             hold_range(op, dtype, grouped, min, max, qmin, qmax, symmetric, zero_point), nullptr);
 }
 
 template <typename Device>
@@ -147,23 +159,27 @@ std::tuple<Tensor, Tensor> fake_quantize_range_mask(const Tensor &x, const Tenso
 }
 
 template <typename Device>
-std::tuple<Tensor, Tensor, Tensor> fake_quantize_range_backward(const Tensor &grad_y, const Tensor &x, const Tensor &min,
-                                                                const Tensor &max, int64_t qmin, int64_t qmax, bool symmetric,
-                                                                std::optional<int64_t> zero_point, std::optional<int64_t> axis,
-                                                                OptionalInts block_size) {
+std::tuple<Tensor, Tensor, Tensor> fake_quantize_range_backward(const Tensor &grad_y, const Tensor &x,
+                                                                const Tensor &min, const Tensor &max, int64_t qmin,
+                                                                int64_t qmax, bool symmetric,
+                                                                std::optional<int64_t> zero_point,
+                                                                std::optional<int64_t> axis, OptionalInts block_size) {
   const char *op = "fake_quantize_range_backward";
   const detent_dtype dtype = float_dtype(op, "x", x);
   const Grouped grouped(op, x, axis, block_size);
   return run_backward<Device>(op, grad_y, grouped, dtype,
-                              hold_range(op, dtype, grouped, min, max, qmin, qmax, symmetric, zero_point), min, &max, 1.0);
+                              hold_range(op, dtype, grouped, min, max, qmin, qmax, symmetric, zero_point), min, &max,
+                              1.0);
 }
 
-// --- a range derived from the tensor ----------------------------------------------------------------------------------
+// --- a range derived from the tensor
+// ----------------------------------------------------------------------------------
 
 template <typename Device>
-std::tuple<Tensor, Tensor, Tensor> run_dynamic(const Tensor &x, const std::optional<Tensor> &clip, int64_t qmin, int64_t qmax,
-                                               bool symmetric, const std::optional<int64_t> &axis, const OptionalInts &block_size,
-                                               const std::optional<int64_t> &zero_point, std::optional<Tensor> *mask) {
+std::tuple<Tensor, Tensor, Tensor> run_dynamic(const Tensor &x, const std::optional<Tensor> &clip, int64_t qmin,
+                                               int64_t qmax, bool symmetric, const std::optional<int64_t> &axis,
+                                               const OptionalInts &block_size, const std::optional<int64_t> &zero_point,
+                                               std::optional<Tensor> *mask) {
   const char *op = "fake_quantize_dynamic";
   const detent_dtype dtype = float_dtype(op, "x", x);
   const Grouped grouped(op, x, axis, block_size);
@@ -187,34 +203,35 @@ std::tuple<Tensor, Tensor, Tensor> run_dynamic(const Tensor &x, const std::optio
   size_t bytes = 0;
   throw_unless_ok(op, Device::fake_quantize_dynamic_workspace(grouped.shape, &bytes));
   typename Device::Workspace workspace(grouped.values(), bytes);
-  throw_unless_ok(op, Device::fake_quantize_dynamic(
-                          grouped.data(), y.mutable_data_ptr(),
-                          mask != nullptr ? static_cast<uint8_t *>((*mask)->mutable_data_ptr()) : nullptr,
-                          min.mutable_data_ptr(), max.mutable_data_ptr(), dtype, grouped.shape,
-                          factor.has_value() ? factor->const_data_ptr() : nullptr,
-                          factor.has_value() ? static_cast<size_t>(factor->numel()) : 0, &encoding, workspace.data(),
-                          workspace.bytes(), scope.queue));
+  throw_unless_ok(
+      op, Device::fake_quantize_dynamic(grouped.data(), y.mutable_data_ptr(),
+                                        mask != nullptr ? static_cast<uint8_t *>((*mask)->mutable_data_ptr()) : nullptr,
+                                        min.mutable_data_ptr(), max.mutable_data_ptr(), dtype, grouped.shape,
+                                        factor.has_value() ? factor->const_data_ptr() : nullptr,
+                                        factor.has_value() ? static_cast<size_t>(factor->numel()) : 0, &encoding,
+                                        workspace.data(), workspace.bytes(), scope.queue));
   return {grouped.restore(y), min, max};
 }
 
 template <typename Device>
-std::tuple<Tensor, Tensor, Tensor> fake_quantize_dynamic(const Tensor &x, const std::optional<Tensor> &clip, int64_t qmin,
-                                                         int64_t qmax, bool symmetric, std::optional<int64_t> axis,
-                                                         OptionalInts block_size, std::optional<int64_t> zero_point) {
+std::tuple<Tensor, Tensor, Tensor> fake_quantize_dynamic(const Tensor &x, const std::optional<Tensor> &clip,
+                                                         int64_t qmin, int64_t qmax, bool symmetric,
+                                                         std::optional<int64_t> axis, OptionalInts block_size,
+                                                         std::optional<int64_t> zero_point) {
   return run_dynamic<Device>(x, clip, qmin, qmax, symmetric, axis, block_size, zero_point, nullptr);
 }
 
 template <typename Device>
-std::tuple<Tensor, Tensor, Tensor, Tensor> fake_quantize_dynamic_mask(const Tensor &x, const std::optional<Tensor> &clip,
-                                                                      int64_t qmin, int64_t qmax, bool symmetric,
-                                                                      std::optional<int64_t> axis, OptionalInts block_size,
-                                                                      std::optional<int64_t> zero_point) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> fake_quantize_dynamic_mask(
+    const Tensor &x, const std::optional<Tensor> &clip, int64_t qmin, int64_t qmax, bool symmetric,
+    std::optional<int64_t> axis, OptionalInts block_size, std::optional<int64_t> zero_point) {
   std::optional<Tensor> mask;
   auto [y, min, max] = run_dynamic<Device>(x, clip, qmin, qmax, symmetric, axis, block_size, zero_point, &mask);
   return {y, min, max, *mask};
 }
 
-// --- the backward of a fixed or dynamic range -------------------------------------------------------------------------
+// --- the backward of a fixed or dynamic range
+// -------------------------------------------------------------------------
 
 inline void check_order(const char *op, const Ints &order, int64_t dims) {
   std::vector<bool> seen(static_cast<size_t>(dims), false);
@@ -223,7 +240,8 @@ inline void check_order(const char *op, const Ints &order, int64_t dims) {
     permutes = order[i] >= 0 && order[i] < dims && !seen[order[i]];
     if (permutes) seen[order[i]] = true;
   }
-  if (!permutes) fail(op, "order is ", shape_text(order), ", expected each of the ", dims, " dimensions of grad_y once.");
+  if (!permutes)
+    fail(op, "order is ", shape_text(order), ", expected each of the ", dims, " dimensions of grad_y once.");
 }
 
 // Dense memory whose dimensions lie in `order`, slowest first.
@@ -241,7 +259,8 @@ inline Tensor empty_in_order(const Tensor &like, const Ints &order) {
 // order: the dimensions of y from the slowest to the fastest in memory, None for contiguous. The mask lies in that
 // order, or, with block_size, in the order of the blocks.
 template <typename Device>
-Tensor fake_quantize_mask_backward(const Tensor &grad_y, const Tensor &mask, OptionalInts order, OptionalInts block_size) {
+Tensor fake_quantize_mask_backward(const Tensor &grad_y, const Tensor &mask, OptionalInts order,
+                                   OptionalInts block_size) {
   const char *op = "fake_quantize_mask_backward";
   const detent_dtype dtype = float_dtype(op, "grad_y", grad_y);
   if (mask.numel() != (grad_y.numel() + 7) / 8 || torch_dtype_of(mask) != torch_of(DETENT_U8))
@@ -261,9 +280,9 @@ Tensor fake_quantize_mask_backward(const Tensor &grad_y, const Tensor &mask, Opt
   typename Device::Scope scope(grouped.values());
   const Tensor bits = torch::stable::contiguous(mask);
   Tensor grad_x = grouped.empty();
-  throw_unless_ok(op, Device::fake_quantize_mask_bwd(grouped.data(), static_cast<const uint8_t *>(bits.const_data_ptr()),
-                                                     grad_x.mutable_data_ptr(), dtype,
-                                                     static_cast<size_t>(grad_y.numel()), scope.queue));
+  throw_unless_ok(op, Device::fake_quantize_mask_bwd(
+                          grouped.data(), static_cast<const uint8_t *>(bits.const_data_ptr()),
+                          grad_x.mutable_data_ptr(), dtype, static_cast<size_t>(grad_y.numel()), scope.queue));
   return grouped.restore(grad_x);
 }
 

@@ -6,7 +6,7 @@
 namespace detent_shim {
 
 inline const char *range_of_codes(detent_dtype codes) {
-  static const char *const text[] = {"-2^24 .. 2^24", "-2048 .. 2048", "-256 .. 256", "-2^31 .. 2^32 - 1",
+  static const char *const text[] = {"-2^24 .. 2^24", "-2048 .. 2048", "-256 .. 256",     "-2^31 .. 2^32 - 1",
                                      "-128 .. 127",   "0 .. 255",      "-32768 .. 32767", "-2^31 .. 2^31 - 1"};
   return text[codes];
 }
@@ -25,8 +25,9 @@ inline int32_t torch_dtype_of(torch::headeronly::ScalarType type) {
 
 // dtype None: codes as floats of x's type, the form that carries a gradient.
 template <typename Device>
-Tensor quantize(const Tensor &x, const Tensor &scale, const std::optional<Tensor> &zero_point, int64_t qmin, int64_t qmax,
-                std::optional<torch::headeronly::ScalarType> dtype, std::optional<int64_t> axis, OptionalInts block_size) {
+Tensor quantize(const Tensor &x, const Tensor &scale, const std::optional<Tensor> &zero_point, int64_t qmin,
+                int64_t qmax, std::optional<torch::headeronly::ScalarType> dtype, std::optional<int64_t> axis,
+                OptionalInts block_size) {
   const char *op = "quantize";
   const detent_dtype x_dtype = float_dtype(op, "x", x);
   const detent_dtype q_dtype = dtype.has_value() ? code_dtype(op, "dtype", torch_dtype_of(*dtype), x_dtype) : x_dtype;
@@ -62,8 +63,9 @@ inline std::tuple<Tensor, Tensor, Tensor> gradients(const Grouped &grouped, cons
 
 template <typename Device>
 std::tuple<Tensor, Tensor, Tensor> quantize_backward(const Tensor &grad_q, const Tensor &x, const Tensor &scale,
-                                                     const std::optional<Tensor> &zero_point, int64_t qmin, int64_t qmax,
-                                                     std::optional<int64_t> axis, OptionalInts block_size) {
+                                                     const std::optional<Tensor> &zero_point, int64_t qmin,
+                                                     int64_t qmax, std::optional<int64_t> axis,
+                                                     OptionalInts block_size) {
   const char *op = "quantize_backward";
   const detent_dtype dtype = float_dtype(op, "x", x);
   const Grouped grouped(op, x, axis, block_size);
@@ -76,8 +78,8 @@ std::tuple<Tensor, Tensor, Tensor> quantize_backward(const Tensor &grad_q, const
   throw_unless_ok(op, Device::fake_quantize_bwd_workspace(grouped.shape, &bytes));
   typename Device::Workspace workspace(grouped.values(), bytes);
   throw_unless_ok(op, Device::quantize_bwd(grad.const_data_ptr(), grouped.data(), grad_x.mutable_data_ptr(),
-                                           sums.grad_scale.mutable_data_ptr(), sums.second, dtype, grouped.shape, &held.c,
-                                           workspace.data(), workspace.bytes(), scope.queue));
+                                           sums.grad_scale.mutable_data_ptr(), sums.second, dtype, grouped.shape,
+                                           &held.c, workspace.data(), workspace.bytes(), scope.queue));
   return gradients(grouped, grad_x, sums, scale, zero_point);
 }
 
@@ -96,23 +98,27 @@ inline HeldEncoding hold_for_codes(const char *op, const Grouped &q, detent_dtyp
 }
 
 // The type of the values: `dtype` for integer codes, that of q for codes held as floats.
-inline detent_dtype value_dtype(const char *op, const Tensor &q, const std::optional<torch::headeronly::ScalarType> &dtype) {
+inline detent_dtype value_dtype(const char *op, const Tensor &q,
+                                const std::optional<torch::headeronly::ScalarType> &dtype) {
   const DtypeRow *codes = row_of_torch(torch_dtype_of(q));
   const DtypeRow *asked = dtype.has_value() ? row_of_torch(torch_dtype_of(*dtype)) : nullptr;
   if (dtype.has_value() && (asked == nullptr || asked->detent < DETENT_F32 || asked->detent > DETENT_F64))
-    fail(op, "dtype is ", asked != nullptr ? asked->name : "another dtype", ", expected float32, float16, bfloat16 or float64.");
+    fail(op, "dtype is ", asked != nullptr ? asked->name : "another dtype",
+         ", expected float32, float16, bfloat16 or float64.");
   if (asked != nullptr) return asked->detent;
   return codes != nullptr && codes->detent >= DETENT_F32 && codes->detent <= DETENT_F64 ? codes->detent : DETENT_F32;
 }
 
 template <typename Device>
 Tensor dequantize(const Tensor &q, const Tensor &scale, const std::optional<Tensor> &zero_point,
-                  std::optional<torch::headeronly::ScalarType> dtype, std::optional<int64_t> axis, OptionalInts block_size) {
+                  std::optional<torch::headeronly::ScalarType> dtype, std::optional<int64_t> axis,
+                  OptionalInts block_size) {
   const char *op = "dequantize";
   const detent_dtype x_dtype = value_dtype(op, q, dtype);
   const detent_dtype q_dtype = code_dtype(op, "q", torch_dtype_of(q), x_dtype);
   const Grouped grouped(op, q, axis, block_size);
-  const HeldEncoding held = hold_for_codes(op, grouped, detent_dequantize_math_dtype(q_dtype, x_dtype), scale, zero_point);
+  const HeldEncoding held =
+      hold_for_codes(op, grouped, detent_dequantize_math_dtype(q_dtype, x_dtype), scale, zero_point);
   typename Device::Scope scope(grouped.values());
   Tensor x = grouped.empty(torch_of(x_dtype));
   throw_unless_ok(op, Device::dequantize(grouped.data(), x.mutable_data_ptr(), q_dtype, x_dtype, grouped.shape, &held.c,
@@ -123,13 +129,14 @@ Tensor dequantize(const Tensor &q, const Tensor &scale, const std::optional<Tens
 // For codes held as floats; integer codes carry no gradient, theirs is computed all the same and may be ignored.
 template <typename Device>
 std::tuple<Tensor, Tensor, Tensor> dequantize_backward(const Tensor &grad_x, const Tensor &q, const Tensor &scale,
-                                                       const std::optional<Tensor> &zero_point, std::optional<int64_t> axis,
-                                                       OptionalInts block_size) {
+                                                       const std::optional<Tensor> &zero_point,
+                                                       std::optional<int64_t> axis, OptionalInts block_size) {
   const char *op = "dequantize_backward";
   const detent_dtype x_dtype = float_dtype(op, "grad_x", grad_x);
   const detent_dtype q_dtype = code_dtype(op, "q", torch_dtype_of(q), x_dtype);
   const Grouped grouped(op, q, axis, block_size);
-  const HeldEncoding held = hold_for_codes(op, grouped, detent_dequantize_math_dtype(q_dtype, x_dtype), scale, zero_point);
+  const HeldEncoding held =
+      hold_for_codes(op, grouped, detent_dequantize_math_dtype(q_dtype, x_dtype), scale, zero_point);
   typename Device::Scope scope(grouped.values());
   const Tensor grad = grouped.arranged(op, "grad_x", grad_x, torch_of(x_dtype));
   Tensor grad_q = grouped.empty(torch_of(x_dtype));
@@ -138,8 +145,8 @@ std::tuple<Tensor, Tensor, Tensor> dequantize_backward(const Tensor &grad_x, con
   throw_unless_ok(op, Device::fake_quantize_bwd_workspace(grouped.shape, &bytes));
   typename Device::Workspace workspace(grouped.values(), bytes);
   throw_unless_ok(op, Device::dequantize_bwd(grad.const_data_ptr(), grouped.data(), grad_q.mutable_data_ptr(),
-                                             sums.grad_scale.mutable_data_ptr(), sums.second, q_dtype, x_dtype, grouped.shape,
-                                             &held.c, workspace.data(), workspace.bytes(), scope.queue));
+                                             sums.grad_scale.mutable_data_ptr(), sums.second, q_dtype, x_dtype,
+                                             grouped.shape, &held.c, workspace.data(), workspace.bytes(), scope.queue));
   return gradients(grouped, grad_q, sums, scale, zero_point);
 }
 

@@ -35,7 +35,8 @@ inline void throw_unless_ok(const char *op, detent_status status) {
   if (status != DETENT_OK) fail(op, detent_status_text(status), " (status ", status, ")");
 }
 
-// --- data types -------------------------------------------------------------------------------------------------------
+// --- data types
+// -------------------------------------------------------------------------------------------------------
 
 struct DtypeRow {
   int32_t torch;
@@ -46,10 +47,14 @@ struct DtypeRow {
 
 inline const DtypeRow *dtype_table(size_t *rows) {
   static const DtypeRow table[] = {
-      {aoti_torch_dtype_float32(), DETENT_F32, 4, "float32"}, {aoti_torch_dtype_float16(), DETENT_F16, 2, "float16"},
-      {aoti_torch_dtype_bfloat16(), DETENT_BF16, 2, "bfloat16"}, {aoti_torch_dtype_float64(), DETENT_F64, 8, "float64"},
-      {aoti_torch_dtype_int8(), DETENT_I8, 1, "int8"},           {aoti_torch_dtype_uint8(), DETENT_U8, 1, "uint8"},
-      {aoti_torch_dtype_int16(), DETENT_I16, 2, "int16"},        {aoti_torch_dtype_int32(), DETENT_I32, 4, "int32"},
+      {aoti_torch_dtype_float32(), DETENT_F32, 4, "float32"},
+      {aoti_torch_dtype_float16(), DETENT_F16, 2, "float16"},
+      {aoti_torch_dtype_bfloat16(), DETENT_BF16, 2, "bfloat16"},
+      {aoti_torch_dtype_float64(), DETENT_F64, 8, "float64"},
+      {aoti_torch_dtype_int8(), DETENT_I8, 1, "int8"},
+      {aoti_torch_dtype_uint8(), DETENT_U8, 1, "uint8"},
+      {aoti_torch_dtype_int16(), DETENT_I16, 2, "int16"},
+      {aoti_torch_dtype_int32(), DETENT_I32, 4, "int32"},
       {aoti_torch_dtype_int64(), -1, 8, "int64"},
   };
   *rows = sizeof table / sizeof table[0];
@@ -100,7 +105,8 @@ inline void check_device(const char *op, const char *name, const Tensor &t, cons
     fail(op, name, " is on another device than x.\n  Move it, for example ", name, ".to(x.device).");
 }
 
-// --- allocation -------------------------------------------------------------------------------------------------------
+// --- allocation
+// -------------------------------------------------------------------------------------------------------
 
 inline Tensor empty_strided(const Tensor &device_of, const int64_t *sizes, const int64_t *strides, size_t dims,
                             int32_t torch_dtype) {
@@ -108,8 +114,8 @@ inline Tensor empty_strided(const Tensor &device_of, const int64_t *sizes, const
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(device_of.get(), &device_type));
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(device_of.get(), &device_index));
   AtenTensorHandle handle = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(dims), sizes, strides, torch_dtype,
-                                                         device_type, device_index, &handle));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(dims), sizes, strides, torch_dtype, device_type,
+                                                  device_index, &handle));
   return Tensor(handle);
 }
 
@@ -131,7 +137,8 @@ inline Tensor converted(const Tensor &t, int32_t torch_dtype) {
   return out;
 }
 
-// --- text for messages ------------------------------------------------------------------------------------------------
+// --- text for messages
+// ------------------------------------------------------------------------------------------------
 
 template <typename Range>
 std::string shape_text(const Range &sizes) {
@@ -141,7 +148,8 @@ std::string shape_text(const Range &sizes) {
 }
 inline std::string shape_text(const Tensor &t) { return shape_text(t.sizes()); }
 
-// --- dense memory -----------------------------------------------------------------------------------------------------
+// --- dense memory
+// -----------------------------------------------------------------------------------------------------
 
 // Dimensions from the slowest to the fastest in memory; true where the tensor fills its memory without gaps or overlap.
 inline bool memory_order(const Tensor &t, Ints &order) {
@@ -183,8 +191,9 @@ class Grouped {
   Grouped(const char *op, const Tensor &x, const std::optional<int64_t> &axis, const OptionalInts &block_size)
       : like_(x), values_(x) {
     if (axis.has_value() && block_size.has_value())
-      fail(op, "axis and block_size were both given, expected at most one.\n  axis is for one scale per channel, "
-               "block_size for one scale per block.");
+      fail(op,
+           "axis and block_size were both given, expected at most one.\n  axis is for one scale per channel, "
+           "block_size for one scale per block.");
     Ints order;
     const bool dense = memory_order(x, order);
     if (block_size.has_value()) {
@@ -197,10 +206,8 @@ class Grouped {
       values_ = copy_of(x);
       memory_order(values_, order);
     }
-    if (axis.has_value())
-      read_axis(op, *axis, order);
-    else
-      shape = {1, 1, static_cast<size_t>(x.numel())};
+    if (axis.has_value()) read_axis(op, *axis, order);
+    else shape = {1, 1, static_cast<size_t>(x.numel())};
   }
 
   detent_shape3 shape{};
@@ -285,7 +292,8 @@ class Grouped {
     const auto sizes = like_.sizes();
     if (block_size.size() != sizes.size())
       fail(op, "block_size ", shape_text(block_size), " has ", block_size.size(), " entries, expected ", sizes.size(),
-           ", one per dimension of x of shape ", shape_text(like_), ".\n  Use 1 for a dimension with its own scales and -1 for one that shares them.");
+           ", one per dimension of x of shape ", shape_text(like_),
+           ".\n  Use 1 for a dimension with its own scales and -1 for one that shares them.");
     Ints split, counts, runs;  // split: n0, b0, n1, b1, ...
     for (size_t i = 0; i < sizes.size(); ++i) {
       const int64_t block = block_size[i] == -1 ? (sizes[i] > 0 ? sizes[i] : 1) : block_size[i];
@@ -304,7 +312,8 @@ class Grouped {
       const bool is_count = i % 2 == 0;
       if (is_count) stage = stage == 2 ? 3 : 1;
       else if (stage == 1) stage = 2;
-      if (stage < 3) (stage == 0 ? shape.outer : stage == 1 ? shape.groups : shape.inner) *= static_cast<size_t>(split[i]);
+      if (stage < 3)
+        (stage == 0 ? shape.outer : stage == 1 ? shape.groups : shape.inner) *= static_cast<size_t>(split[i]);
     }
     if (stage == 0) std::swap(shape.outer, shape.inner);  // one block: everything is one run
     if (stage < 3) return;
@@ -327,12 +336,14 @@ class Grouped {
   bool moved_ = false;  // values_ is a contiguous copy of a strided x with blocks
 };
 
-// --- encodings --------------------------------------------------------------------------------------------------------
+// --- encodings
+// --------------------------------------------------------------------------------------------------------
 
 inline void check_real(const char *op, const char *name, const Tensor &t) {
   const DtypeRow *row = row_of_torch(torch_dtype_of(t));
   if (row == nullptr || (row->detent != DETENT_F32 && row->detent != DETENT_F64))
-    fail(op, name, " has dtype ", dtype_name(t), ", expected float32 or float64.\n  Convert it, for example ", name, ".float().");
+    fail(op, name, " has dtype ", dtype_name(t), ", expected float32 or float64.\n  Convert it, for example ", name,
+         ".float().");
 }
 
 // The values for a detent_encoding, never NULL: there NULL means another parametrization, but a tensor of no channels
@@ -343,7 +354,8 @@ inline const void *array_of(const Tensor &t) {
 }
 
 // A scale, zero_point, min or max for `grouped`, as dense reals of the kernel's arithmetic.
-inline Tensor encoding_values(const char *op, const char *name, const Tensor &t, const Grouped &grouped, detent_dtype real) {
+inline Tensor encoding_values(const char *op, const char *name, const Tensor &t, const Grouped &grouped,
+                              detent_dtype real) {
   check_real(op, name, t);
   check_device(op, name, t, grouped.like());
 
@@ -354,8 +366,8 @@ inline Tensor encoding_values(const char *op, const char *name, const Tensor &t,
     fits = t.numel() == channels && (sizes.size() == 1 || (static_cast<int64_t>(sizes.size()) == grouped.like().dim() &&
                                                            sizes[*grouped.axis()] == channels));
     if (!fits)
-      fail(op, name, " has shape ", shape_text(t), ", expected ", shape_text(grouped.encoding_sizes), " to match x.shape[",
-           *grouped.axis(), "] = ", channels, " (axis=", *grouped.axis(),
+      fail(op, name, " has shape ", shape_text(t), ", expected ", shape_text(grouped.encoding_sizes),
+           " to match x.shape[", *grouped.axis(), "] = ", channels, " (axis=", *grouped.axis(),
            ").\n  Pass one value per channel, or a single value with axis=None.");
   } else if (!grouped.encoding_sizes.empty()) {
     fits = sizes.size() == grouped.encoding_sizes.size();
@@ -364,8 +376,9 @@ inline Tensor encoding_values(const char *op, const char *name, const Tensor &t,
       fail(op, name, " has shape ", shape_text(t), ", expected ", shape_text(grouped.encoding_sizes),
            ", the number of blocks along each dimension of x of shape ", shape_text(grouped.like()), ".");
   } else if (t.numel() != 1) {
-    fail(op, name, " has shape ", shape_text(t), ", expected () or (1,) with axis=None and block_size=None.\n"
-             "  Pass a single value, or axis for one value per channel.");
+    fail(op, name, " has shape ", shape_text(t),
+         ", expected () or (1,) with axis=None and block_size=None.\n"
+         "  Pass a single value, or axis for one value per channel.");
   }
   return converted(t.is_contiguous() ? t : torch::stable::contiguous(t), torch_of(real));
 }

@@ -40,7 +40,8 @@ struct Cuda {
   class Workspace {
    public:
     Workspace(const Tensor &device_of, size_t bytes) : bytes_(bytes) {
-      if (bytes > 0) heap_ = std::make_unique<Tensor>(empty_1d(device_of, static_cast<int64_t>(bytes), torch_of(DETENT_U8)));
+      if (bytes > 0)
+        heap_ = std::make_unique<Tensor>(empty_1d(device_of, static_cast<int64_t>(bytes), torch_of(DETENT_U8)));
     }
     void *data() { return heap_ != nullptr ? heap_->mutable_data_ptr() : nullptr; }
     size_t bytes() const { return bytes_; }

@@ -25,48 +25,50 @@
 
 namespace {
 
-at::Tensor read_tensor(const std::string& path) {
+at::Tensor read_tensor(const std::string &path) {
   std::ifstream file(path, std::ios::binary);
   int64_t rank = 0;
-  if (!file.read(reinterpret_cast<char*>(&rank), sizeof rank) || rank < 0 || rank > 8) {
+  if (!file.read(reinterpret_cast<char *>(&rank), sizeof rank) || rank < 0 || rank > 8) {
     throw std::runtime_error(path + ": no tensor file");
   }
   std::vector<int64_t> sizes(static_cast<size_t>(rank));
-  file.read(reinterpret_cast<char*>(sizes.data()), static_cast<std::streamsize>(sizes.size() * sizeof(int64_t)));
+  file.read(reinterpret_cast<char *>(sizes.data()), static_cast<std::streamsize>(sizes.size() * sizeof(int64_t)));
   at::Tensor tensor = at::empty(sizes, at::kFloat);
-  if (!file.read(static_cast<char*>(tensor.data_ptr()), static_cast<std::streamsize>(tensor.nbytes()))) {
+  if (!file.read(static_cast<char *>(tensor.data_ptr()), static_cast<std::streamsize>(tensor.nbytes()))) {
     throw std::runtime_error(path + ": shorter than its sizes say");
   }
   return tensor;
 }
 
-void write_tensor(const at::Tensor& given, const std::string& path) {
+void write_tensor(const at::Tensor &given, const std::string &path) {
   const at::Tensor tensor = given.detach().to(at::kFloat).contiguous();
   std::ofstream file(path, std::ios::binary);
   const int64_t rank = tensor.dim();
-  file.write(reinterpret_cast<const char*>(&rank), sizeof rank);
-  file.write(reinterpret_cast<const char*>(tensor.sizes().data()), static_cast<std::streamsize>(rank * sizeof(int64_t)));
-  file.write(static_cast<const char*>(tensor.data_ptr()), static_cast<std::streamsize>(tensor.nbytes()));
+  file.write(reinterpret_cast<const char *>(&rank), sizeof rank);
+  file.write(reinterpret_cast<const char *>(tensor.sizes().data()),
+             static_cast<std::streamsize>(rank * sizeof(int64_t)));
+  file.write(static_cast<const char *>(tensor.data_ptr()), static_cast<std::streamsize>(tensor.nbytes()));
   if (!file.flush()) throw std::runtime_error(path + ": cannot be written");
 }
 
-bool ends_with(const std::string& text, const char* end) {
+bool ends_with(const std::string &text, const char *end) {
   const size_t length = std::strlen(end);
   return text.size() >= length && text.compare(text.size() - length, length, end) == 0;
 }
 
-void write_gradients(torch::jit::Module& module, const at::Tensor& input, const at::Tensor& output, const std::string& folder) {
+void write_gradients(torch::jit::Module &module, const at::Tensor &input, const at::Tensor &output,
+                     const std::string &folder) {
   output.sum().backward();
   write_tensor(input.grad(), folder + "input.bin");
-  for (const auto& parameter : module.named_parameters()) {
+  for (const auto &parameter : module.named_parameters()) {
     if (parameter.value.grad().defined()) write_tensor(parameter.value.grad(), folder + parameter.name + ".bin");
   }
 }
 
-int run(const std::vector<std::string>& arguments) {
+int run(const std::vector<std::string> &arguments) {
   std::string gradients;
   std::vector<std::string> paths;
-  for (const std::string& argument : arguments) {
+  for (const std::string &argument : arguments) {
     if (ends_with(argument, ".so")) {
       // Global: the module's operators are looked up in the whole process.
       if (dlopen(argument.c_str(), RTLD_NOW | RTLD_GLOBAL) == nullptr) throw std::runtime_error(dlerror());
@@ -88,10 +90,10 @@ int run(const std::vector<std::string>& arguments) {
 
 }  // namespace
 
-int main(int count, char** values) {
+int main(int count, char **values) {
   try {
     return run(std::vector<std::string>(values + 1, values + count));
-  } catch (const std::exception& error) {
+  } catch (const std::exception &error) {
     std::cerr << error.what() << '\n';
     return 1;
   }

@@ -8,12 +8,14 @@
 #include "detent/quantize.h"
 #include "reduction.h"
 
-namespace detent_test {
+namespace detent_test
+{
 
 #define EXPECT_CUDA(call) EXPECT_EQ(call, cudaSuccess) << cudaGetErrorString(cudaGetLastError())
 
 // A copy of an Array on the device, guards and all. `shift` bytes move it off its alignment.
-class OnDevice {
+class OnDevice
+{
   public:
     explicit OnDevice(const Array &host, size_t shift = 0) : dtype_(host.dtype()), n_(host.size())
     {
@@ -53,7 +55,8 @@ inline void expect_same_values(const Array &got, const Array &expected, const st
     ASSERT_EQ(got.size(), expected.size()) << what;
     const size_t width = bytes_of(got.dtype());
     for (size_t i = 0; i < got.size(); ++i) {
-        if (std::memcmp((const char *)got.data() + i * width, (const char *)expected.data() + i * width, width) == 0) continue;
+        if (std::memcmp((const char *)got.data() + i * width, (const char *)expected.data() + i * width, width) == 0)
+            continue;
         if (std::isnan(got[i]) && std::isnan(expected[i])) continue;
         ADD_FAILURE() << what << ": index " << i << ", got " << got[i] << ", expected " << expected[i];
         return;
@@ -88,13 +91,16 @@ struct DeviceProblem {
     detent_encoding encoding;
 };
 
-inline size_t mask_bytes(const Problem &p) { return (p.size() + 7) / 8; }
+inline size_t mask_bytes(const Problem &p)
+{
+    return (p.size() + 7) / 8;
+}
 
 // Several tasks per group, one task for several groups, both kinds of partition.
 inline std::vector<Problem> large_problems(Specials specials)
 {
-    const detent_shape3 large[] = {{1, 1, 100003}, {1, 3, 50177}, {64, 64, 49}, {20000, 3, 1}, {1, 5000, 32}, {9, 1000, 1},
-                                   {2, 300, 1100}, {1000, 33, 7}, {2048, 300, 1}, {1, 1, 3000017}};
+    const detent_shape3 large[] = {{1, 1, 100003}, {1, 3, 50177},  {64, 64, 49},  {20000, 3, 1},  {1, 5000, 32},
+                                   {9, 1000, 1},   {2, 300, 1100}, {1000, 33, 7}, {2048, 300, 1}, {1, 1, 3000017}};
     std::vector<Problem> all;
     uint64_t seed = 5000;
     for (const detent_shape3 shape : large)
@@ -107,7 +113,8 @@ inline std::vector<Problem> large_problems(Specials specials)
     return all;
 }
 
-class Cuda : public ::testing::Test {
+class Cuda : public ::testing::Test
+{
   protected:
     void SetUp() override
     {
@@ -125,11 +132,16 @@ class Cuda : public ::testing::Test {
     void expect_forward_equals_the_cpu(const Problem &p, size_t shift)
     {
         Array y(p.dtype, p.size()), mask(DETENT_U8, mask_bytes(p));
-        ASSERT_EQ(detent_fake_quantize_cpu(p.x.data(), y.data(), mask.u8(), p.dtype, p.shape, &p.encoding, nullptr), DETENT_OK);
+        ASSERT_EQ(detent_fake_quantize_cpu(p.x.data(), y.data(), mask.u8(), p.dtype, p.shape, &p.encoding, nullptr),
+                  DETENT_OK);
         const DeviceProblem d(p, shift);
-        const OnDevice y_there(p.dtype, p.size(), shift), mask_there(DETENT_U8, mask_bytes(p)), plain(p.dtype, p.size(), shift);
-        ASSERT_EQ(detent_fake_quantize_cuda(d.x.data(), y_there.data(), mask_there.u8(), p.dtype, p.shape, &d.encoding, stream), DETENT_OK);
-        ASSERT_EQ(detent_fake_quantize_cuda(d.x.data(), plain.data(), nullptr, p.dtype, p.shape, &d.encoding, stream), DETENT_OK);
+        const OnDevice y_there(p.dtype, p.size(), shift), mask_there(DETENT_U8, mask_bytes(p)),
+            plain(p.dtype, p.size(), shift);
+        ASSERT_EQ(detent_fake_quantize_cuda(d.x.data(), y_there.data(), mask_there.u8(), p.dtype, p.shape, &d.encoding,
+                                            stream),
+                  DETENT_OK);
+        ASSERT_EQ(detent_fake_quantize_cuda(d.x.data(), plain.data(), nullptr, p.dtype, p.shape, &d.encoding, stream),
+                  DETENT_OK);
         wait();
         expect_same_values(y_there.back("y"), y, p.describe() + ", y");
         expect_same_values(plain.back("y"), y, p.describe() + ", y without a mask");
@@ -143,8 +155,8 @@ class Cuda : public ::testing::Test {
         size_t bytes = SIZE_MAX;
         EXPECT_EQ(detent_fake_quantize_bwd_workspace_cuda(p.shape, &bytes), DETENT_OK);
         const OnDevice workspace(DETENT_U8, bytes);
-        EXPECT_EQ(detent_fake_quantize_bwd_cuda(d.grad_y.data(), d.x.data(), grad_x.data(), first.data(), second.data(), p.dtype,
-                                                p.shape, &d.encoding, 1.0, workspace.data(), bytes, stream),
+        EXPECT_EQ(detent_fake_quantize_bwd_cuda(d.grad_y.data(), d.x.data(), grad_x.data(), first.data(), second.data(),
+                                                p.dtype, p.shape, &d.encoding, 1.0, workspace.data(), bytes, stream),
                   DETENT_OK);
         wait();
         workspace.back("workspace");
@@ -163,4 +175,4 @@ class Cuda : public ::testing::Test {
     cudaStream_t stream = nullptr;
 };
 
-}  // namespace detent_test
+} // namespace detent_test

@@ -6,7 +6,8 @@
 #include <cstdint>
 #include <limits>
 
-namespace oracle {
+namespace oracle
+{
 
 constexpr double infinity = std::numeric_limits<double>::infinity();
 
@@ -24,10 +25,16 @@ struct Pair {
     double first, second;
 };
 
-inline double clamp(double q, double low, double high) { return q < low ? low : q > high ? high : q; }
+inline double clamp(double q, double low, double high)
+{
+    return q < low ? low : q > high ? high : q;
+}
 
 // detent/base.h: rint rounds halves to even in the default environment.
-inline double scale_floor(const Grid &grid) { return std::fmin(0x1p-23, 0.01 / grid.steps()); }
+inline double scale_floor(const Grid &grid)
+{
+    return std::fmin(0x1p-23, 0.01 / grid.steps());
+}
 
 inline Affine affine_of_range(double min, double max, const Grid &grid)
 {
@@ -36,7 +43,10 @@ inline Affine affine_of_range(double min, double max, const Grid &grid)
 }
 
 // detent/fake_quantize.h, for r = rint(x / scale) and a rounded zero_point.
-inline double code(double r, double zero_point, const Grid &grid) { return clamp(r + zero_point, grid.qmin, grid.qmax); }
+inline double code(double r, double zero_point, const Grid &grid)
+{
+    return clamp(r + zero_point, grid.qmin, grid.qmax);
+}
 
 inline bool on_grid(double r, double zero_point, const Grid &grid)
 {
@@ -48,9 +58,15 @@ inline double fake_quantize(double x, const Affine &a, const Grid &grid)
     return (code(std::rint(x / a.scale), a.zero_point, grid) - a.zero_point) * a.scale;
 }
 
-inline bool mask(double x, const Affine &a, const Grid &grid) { return on_grid(std::rint(x / a.scale), a.zero_point, grid); }
+inline bool mask(double x, const Affine &a, const Grid &grid)
+{
+    return on_grid(std::rint(x / a.scale), a.zero_point, grid);
+}
 
-inline double grad_x(double g, double x, const Affine &a, const Grid &grid) { return mask(x, a, grid) ? g : 0.0; }
+inline double grad_x(double g, double x, const Affine &a, const Grid &grid)
+{
+    return mask(x, a, grid) ? g : 0.0;
+}
 
 // (scale, zero_point) terms of one element.
 inline Pair fake_quantize_terms(double g, double x, const Affine &a, const Grid &grid)
@@ -77,7 +93,10 @@ inline Pair range_gradients(double grad_scale, double grad_zero_point, double mi
 }
 
 // detent/quantize.h
-inline double dequantize(double q, const Affine &a) { return (q - a.zero_point) * a.scale; }
+inline double dequantize(double q, const Affine &a)
+{
+    return (q - a.zero_point) * a.scale;
+}
 
 inline double integer_code(double x, const Affine &a, const Grid &grid)
 {
@@ -96,7 +115,10 @@ inline Pair quantize_terms(double g, double x, const Affine &a, const Grid &grid
     return mask(x, a, grid) ? Pair{-g * (x / a.scale) / a.scale, g} : Pair{0.0, 0.0};
 }
 
-inline Pair dequantize_terms(double g, double q, const Affine &a) { return {g * (q - a.zero_point), -g * a.scale}; }
+inline Pair dequantize_terms(double g, double q, const Affine &a)
+{
+    return {g * (q - a.zero_point), -g * a.scale};
+}
 
 // detent/observe.h
 struct Observed {

@@ -6,7 +6,8 @@
 
 #include "support.h"
 
-namespace detent_test {
+namespace detent_test
+{
 
 enum class Form { affine, scale_only, range };
 enum class Specials { none, infinities, all };
@@ -28,8 +29,11 @@ struct Problem {
     std::string describe() const
     {
         std::ostringstream out;
-        out << "seed " << seed << ", " << name_of(dtype) << ", shape " << shape << ", grid " << grid.qmin << " .. " << grid.qmax
-            << (form == Form::range ? ", range" : form == Form::affine ? ", affine" : ", scale only")
+        out << "seed " << seed << ", " << name_of(dtype) << ", shape " << shape << ", grid " << grid.qmin << " .. "
+            << grid.qmax
+            << (form == Form::range    ? ", range"
+                : form == Form::affine ? ", affine"
+                                       : ", scale only")
             << (grid.symmetric ? ", symmetric" : "") << (exact ? ", power-of-two scales" : ", any scales");
         return out.str();
     }
@@ -41,9 +45,11 @@ inline double tie_width(const Problem &p, double ratio)
     return p.exact || p.real == DETENT_F64 ? 0.0 : std::fabs(ratio) * 0x1p-24;
 }
 
-namespace detail {
+namespace detail
+{
 
-inline double draw_x(const Problem &p, const oracle::Affine &a, std::mt19937_64 &random, Specials specials, bool with_ties)
+inline double draw_x(const Problem &p, const oracle::Affine &a, std::mt19937_64 &random, Specials specials,
+                     bool with_ties)
 {
     const double low = p.grid.qmin - a.zero_point, high = p.grid.qmax - a.zero_point;
     std::uniform_real_distribution<double> within(low - 0.2 * p.grid.steps() - 1, high + 0.2 * p.grid.steps() + 1);
@@ -124,7 +130,8 @@ inline Problem make_problem(detent_dtype dtype, detent_shape3 shape, GridCase on
         const oracle::Affine &a = p.at(i);
         p.x.set(i, detail::draw_x(p, a, random, specials, with_ties));
         const double ratio = p.x[i] / a.scale;
-        if (!with_ties && std::isfinite(ratio) && !(distance_to_half(ratio) > std::fabs(ratio) * 0x1p-20)) p.x.set(i, 0.0);
+        if (!with_ties && std::isfinite(ratio) && !(distance_to_half(ratio) > std::fabs(ratio) * 0x1p-20))
+            p.x.set(i, 0.0);
         p.grad_y.set(i, fraction(random));
     }
     return p;
@@ -143,8 +150,8 @@ template <typename F> void for_each_problem(Specials specials, bool with_ties, F
                 for (const bool exact : {true, false}) {
                     if (form == Form::range && !exact) continue;
                     ++seed;
-                    const Problem p =
-                        make_problem(dtype, shape, all[seed % all.size()], form, exact, seed, specials, with_ties || exact);
+                    const Problem p = make_problem(dtype, shape, all[seed % all.size()], form, exact, seed, specials,
+                                                   with_ties || exact);
                     f(p);
                     if (::testing::Test::HasFailure()) return;
                 }
@@ -173,13 +180,17 @@ struct Sum {
     }
 };
 
-inline double sum_tolerance(detent_dtype real) { return real == DETENT_F32 ? 0x1p-20 : 0x1p-45; }
+inline double sum_tolerance(detent_dtype real)
+{
+    return real == DETENT_F32 ? 0x1p-20 : 0x1p-45;
+}
 
 // got has been stored as real, so half a unit in its last place is allowed beside, and terms may have been subnormal.
 inline bool close(double got, const Sum &want, detent_dtype real)
 {
     const double rounding = real == DETENT_F32 ? 0x1p-24 : 0x1p-52;
-    const double tolerance = sum_tolerance(real) * want.magnitude + rounding * std::fabs(want.value) + 0x1p32 * smallest_of(real);
+    const double tolerance =
+        sum_tolerance(real) * want.magnitude + rounding * std::fabs(want.value) + 0x1p32 * smallest_of(real);
     return std::fabs(got - want.value) <= tolerance;
 }
 

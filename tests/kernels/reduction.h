@@ -5,7 +5,8 @@
 #include "detent/fake_quantize.h"
 #include "problem.h"
 
-namespace detent_test {
+namespace detent_test
+{
 
 struct Sums {
     std::vector<Sum> first, second;
@@ -36,7 +37,8 @@ inline Sums fake_quantize_sums(const Problem &p)
     for (size_t g = 0; g < p.shape.groups; ++g) {
         const double min = p.first[g], max = p.second[g], scale = p.affine[g].scale, steps = p.grid.steps();
         const oracle::Pair pair = oracle::range_gradients(sums.first[g].value, sums.second[g].value, min, max, p.grid);
-        const double through_scale = (sums.first[g].magnitude + sums.second[g].magnitude * std::fabs(min) / (scale * scale)) / steps;
+        const double through_scale =
+            (sums.first[g].magnitude + sums.second[g].magnitude * std::fabs(min) / (scale * scale)) / steps;
         const double through_zero_point = sums.second[g].magnitude / scale;
         sums.first[g] = {pair.first, through_scale + through_zero_point};
         sums.second[g] = {pair.second, through_scale};
@@ -55,12 +57,14 @@ struct Backward {
     Array grad_x, first, second;
 };
 
-inline Backward fake_quantize_backward(const Problem &p, detent_parallel_for parallel = nullptr, double gradient_scale = 1.0)
+inline Backward fake_quantize_backward(const Problem &p, detent_parallel_for parallel = nullptr,
+                                       double gradient_scale = 1.0)
 {
     Backward out{Array(p.dtype, p.size()), Array(p.real, p.shape.groups), Array(p.real, p.shape.groups)};
     Array workspace(DETENT_U8, backward_workspace(p.shape));
-    EXPECT_EQ(detent_fake_quantize_bwd_cpu(p.grad_y.data(), p.x.data(), out.grad_x.data(), out.first.data(), out.second.data(),
-                                           p.dtype, p.shape, &p.encoding, gradient_scale, workspace.data(), workspace.size(), parallel),
+    EXPECT_EQ(detent_fake_quantize_bwd_cpu(p.grad_y.data(), p.x.data(), out.grad_x.data(), out.first.data(),
+                                           out.second.data(), p.dtype, p.shape, &p.encoding, gradient_scale,
+                                           workspace.data(), workspace.size(), parallel),
               DETENT_OK);
     EXPECT_INTACT(out.grad_x);
     EXPECT_INTACT(out.first);
@@ -75,8 +79,9 @@ inline void expect_sums(const Array &got, const std::vector<Sum> &want, detent_d
     for (size_t g = 0; g < want.size() && shown < 3; ++g) {
         if (close(got[g], want[g], real)) continue;
         ++shown;
-        ADD_FAILURE() << what << ", group " << g << ", got " << got[g] << ", expected " << want[g].value << ", sum of magnitudes "
-                      << want[g].magnitude << ", error over it 2^" << std::log2(std::fabs(got[g] - want[g].value) / want[g].magnitude);
+        ADD_FAILURE() << what << ", group " << g << ", got " << got[g] << ", expected " << want[g].value
+                      << ", sum of magnitudes " << want[g].magnitude << ", error over it 2^"
+                      << std::log2(std::fabs(got[g] - want[g].value) / want[g].magnitude);
     }
 }
 

@@ -1,4 +1,5 @@
-// What the tests share: arrays with guards around them, number formats, seeds, ways to run in parallel, random problems.
+// What the tests share: arrays with guards around them, number formats, seeds, ways to run in parallel, random
+// problems.
 #ifndef DETENT_TEST_SUPPORT_H
 #define DETENT_TEST_SUPPORT_H
 
@@ -21,13 +22,15 @@
 #include "detent/base.h"
 #include "oracle.h"
 
-namespace detent_test {
+namespace detent_test
+{
 
 constexpr double not_a_number = std::numeric_limits<double>::quiet_NaN();
 using oracle::infinity;
 
-// --- number formats, independent of kernels/math/half.h ----------------------------------------------------------------
-// value rounded half-even to `bits` significant bits, not below the subnormal spacing, to infinity beyond `largest`.
+// --- number formats, independent of kernels/math/half.h
+// ---------------------------------------------------------------- value rounded half-even to `bits` significant bits,
+// not below the subnormal spacing, to infinity beyond `largest`.
 inline double rounded_to(double value, int bits, int smallest_exponent, double largest)
 {
     if (value == 0 || !std::isfinite(value)) return value;
@@ -36,8 +39,14 @@ inline double rounded_to(double value, int bits, int smallest_exponent, double l
     return std::fabs(result) > largest ? std::copysign(infinity, value) : result;
 }
 
-inline double round_f16(double value) { return rounded_to(value, 11, -14, 65504.0); }
-inline double round_bf16(double value) { return rounded_to(value, 8, -126, 0x1.fep127); }
+inline double round_f16(double value)
+{
+    return rounded_to(value, 11, -14, 65504.0);
+}
+inline double round_bf16(double value)
+{
+    return rounded_to(value, 8, -126, 0x1.fep127);
+}
 
 inline double value_of_f16(uint16_t bits)
 {
@@ -74,7 +83,10 @@ inline uint16_t bits_of_bf16(double value) // already a bfloat16 number
     return (uint16_t)(bits >> 16);
 }
 
-inline double distance_to_half(double ratio) { return std::fabs(ratio - std::floor(ratio) - 0.5); }
+inline double distance_to_half(double ratio)
+{
+    return std::fabs(ratio - std::floor(ratio) - 0.5);
+}
 
 inline size_t bytes_of(detent_dtype dtype)
 {
@@ -84,7 +96,8 @@ inline size_t bytes_of(detent_dtype dtype)
 
 inline double largest_of(detent_dtype dtype)
 {
-    static const double largest[] = {std::numeric_limits<float>::max(), 65504.0, 0x1.fep127, std::numeric_limits<double>::max()};
+    static const double largest[] = {std::numeric_limits<float>::max(), 65504.0, 0x1.fep127,
+                                     std::numeric_limits<double>::max()};
     return largest[dtype];
 }
 
@@ -107,16 +120,17 @@ inline std::string name_of(detent_dtype dtype)
     return names[dtype];
 }
 
-// --- arrays ------------------------------------------------------------------------------------------------------------
-// n elements between two guards of 64 bytes; everything starts as the guard's pattern. 8-byte aligned.
-class Array {
+// --- arrays
+// ------------------------------------------------------------------------------------------------------------ n
+// elements between two guards of 64 bytes; everything starts as the guard's pattern. 8-byte aligned.
+class Array
+{
   public:
     static constexpr unsigned char pattern = 0xa5;
     static constexpr size_t guard = 64;
 
     Array() : Array(DETENT_U8, 0) {}
-    Array(detent_dtype dtype, size_t n)
-        : dtype_(dtype), n_(n), words_((2 * guard + n * bytes_of(dtype) + 7) / 8)
+    Array(detent_dtype dtype, size_t n) : dtype_(dtype), n_(n), words_((2 * guard + n * bytes_of(dtype) + 7) / 8)
     {
         std::memset(words_.data(), pattern, words_.size() * 8);
     }
@@ -196,15 +210,20 @@ inline void expect_same_bits(const Array &got, const Array &expected, const std:
     ASSERT_EQ(got.size(), expected.size()) << what;
     for (size_t i = 0; i < got.size(); ++i) {
         const size_t width = bytes_of(got.dtype());
-        if (std::memcmp((const char *)got.data() + i * width, (const char *)expected.data() + i * width, width) == 0) continue;
+        if (std::memcmp((const char *)got.data() + i * width, (const char *)expected.data() + i * width, width) == 0)
+            continue;
         ADD_FAILURE() << what << ": index " << i << ", got " << got[i] << ", expected " << expected[i];
         return;
     }
 }
 
-inline bool bit_at(const Array &mask, size_t i) { return mask.u8()[i / 8] >> (i % 8) & 1; }
+inline bool bit_at(const Array &mask, size_t i)
+{
+    return mask.u8()[i / 8] >> (i % 8) & 1;
+}
 
-// --- partitions --------------------------------------------------------------------------------------------------------
+// --- partitions
+// --------------------------------------------------------------------------------------------------------
 inline std::vector<std::pair<int64_t, int64_t>> uneven_chunks(int64_t begin, int64_t end)
 {
     std::vector<std::pair<int64_t, int64_t>> chunks;
@@ -236,9 +255,16 @@ inline void threads(int64_t begin, int64_t end, int64_t, detent_parallel_body bo
 
 constexpr detent_parallel_for partitions[] = {nullptr, reversed_chunks, threads};
 
-// --- shapes, grids, problems -------------------------------------------------------------------------------------------
-inline size_t elements_of(detent_shape3 shape) { return shape.outer * shape.groups * shape.inner; }
-inline size_t group_at(detent_shape3 shape, size_t i) { return i / shape.inner % shape.groups; }
+// --- shapes, grids, problems
+// -------------------------------------------------------------------------------------------
+inline size_t elements_of(detent_shape3 shape)
+{
+    return shape.outer * shape.groups * shape.inner;
+}
+inline size_t group_at(detent_shape3 shape, size_t i)
+{
+    return i / shape.inner % shape.groups;
+}
 
 constexpr detent_dtype float_dtypes[] = {DETENT_F32, DETENT_F16, DETENT_BF16, DETENT_F64};
 
@@ -254,8 +280,8 @@ inline std::vector<detent_shape3> shapes()
         all.push_back({inner, 3, 1});
         all.push_back({inner, 1, 2});
     }
-    const detent_shape3 skewed[] = {{9001, 2, 1}, {1, 5003, 1}, {1, 1201, 9}, {1, 2, 33001}, {301, 71, 2}, {600, 1, 33},
-                                    {3, 600, 3},  {0, 4, 3},    {2, 0, 3},    {2, 3, 0}};
+    const detent_shape3 skewed[] = {{9001, 2, 1}, {1, 5003, 1}, {1, 1201, 9}, {1, 2, 33001}, {301, 71, 2},
+                                    {600, 1, 33}, {3, 600, 3},  {0, 4, 3},    {2, 0, 3},     {2, 3, 0}};
     all.insert(all.end(), std::begin(skewed), std::end(skewed));
     return all;
 }

@@ -5,7 +5,8 @@
 
 using namespace detent_test;
 
-namespace {
+namespace
+{
 
 TEST_F(Cuda, forward_and_mask_equal_the_cpu_on_every_shape_dtype_and_parametrization)
 {
@@ -14,7 +15,8 @@ TEST_F(Cuda, forward_and_mask_equal_the_cpu_on_every_shape_dtype_and_parametriza
 
 TEST_F(Cuda, forward_and_mask_equal_the_cpu_off_alignment)
 {
-    for_each_problem(Specials::all, true, [&](const Problem &p) { expect_forward_equals_the_cpu(p, bytes_of(p.dtype)); });
+    for_each_problem(Specials::all, true,
+                     [&](const Problem &p) { expect_forward_equals_the_cpu(p, bytes_of(p.dtype)); });
 }
 
 TEST_F(Cuda, forward_and_mask_equal_the_cpu_on_every_grid)
@@ -66,14 +68,15 @@ TEST_F(Cuda, the_same_input_gives_the_same_sums_whatever_the_alignment)
 
 TEST_F(Cuda, gradient_scale_multiplies_both_sums_and_grad_x_may_be_absent)
 {
-    const Problem p = make_problem(DETENT_F32, {2, 3, 50}, {{-8, 7}, false}, Form::affine, true, 3, Specials::none, false);
+    const Problem p =
+        make_problem(DETENT_F32, {2, 3, 50}, {{-8, 7}, false}, Form::affine, true, 3, Specials::none, false);
     const DeviceProblem d(p);
     const OnDevice first(p.real, 3), second(p.real, 3);
     size_t bytes = 0;
     ASSERT_EQ(detent_fake_quantize_bwd_workspace_cuda(p.shape, &bytes), DETENT_OK);
     const OnDevice workspace(DETENT_U8, bytes);
-    ASSERT_EQ(detent_fake_quantize_bwd_cuda(d.grad_y.data(), d.x.data(), nullptr, first.data(), second.data(), p.dtype, p.shape,
-                                            &d.encoding, 0.25, workspace.data(), bytes, stream),
+    ASSERT_EQ(detent_fake_quantize_bwd_cuda(d.grad_y.data(), d.x.data(), nullptr, first.data(), second.data(), p.dtype,
+                                            p.shape, &d.encoding, 0.25, workspace.data(), bytes, stream),
               DETENT_OK);
     wait();
     const Backward whole = backward(p);
@@ -88,12 +91,15 @@ TEST_F(Cuda, mask_backward_selects_bits)
 {
     for_each_problem(Specials::all, true, [&](const Problem &p) {
         Array y(p.dtype, p.size()), mask(DETENT_U8, mask_bytes(p)), grad_x(p.dtype, p.size());
-        ASSERT_EQ(detent_fake_quantize_cpu(p.x.data(), y.data(), mask.u8(), p.dtype, p.shape, &p.encoding, nullptr), DETENT_OK);
+        ASSERT_EQ(detent_fake_quantize_cpu(p.x.data(), y.data(), mask.u8(), p.dtype, p.shape, &p.encoding, nullptr),
+                  DETENT_OK);
         // x holds infinities and NaN, which must pass or vanish as they are.
-        ASSERT_EQ(detent_fake_quantize_mask_bwd_cpu(p.x.data(), mask.u8(), grad_x.data(), p.dtype, p.size(), nullptr), DETENT_OK);
+        ASSERT_EQ(detent_fake_quantize_mask_bwd_cpu(p.x.data(), mask.u8(), grad_x.data(), p.dtype, p.size(), nullptr),
+                  DETENT_OK);
         for (const size_t shift : {(size_t)0, bytes_of(p.dtype)}) {
             const OnDevice x(p.x, shift), bits(mask), out(p.dtype, p.size(), shift);
-            ASSERT_EQ(detent_fake_quantize_mask_bwd_cuda(x.data(), bits.u8(), out.data(), p.dtype, p.size(), stream), DETENT_OK);
+            ASSERT_EQ(detent_fake_quantize_mask_bwd_cuda(x.data(), bits.u8(), out.data(), p.dtype, p.size(), stream),
+                      DETENT_OK);
             wait();
             expect_same_bits(out.back("grad_x"), grad_x, p.describe());
         }
@@ -106,8 +112,8 @@ TEST_F(Cuda, empty_tensors_have_sums_of_zero_and_nothing_observed)
         const Problem p = make_problem(DETENT_F32, shape, {{-8, 7}, false}, Form::affine, true, 5, Specials::none);
         const Backward out = backward(p);
         const OnDevice min(DETENT_F32, shape.groups), max(DETENT_F32, shape.groups), ignored(DETENT_F64, shape.groups);
-        ASSERT_EQ(detent_observe_min_max_cuda(nullptr, min.data(), max.data(), (int64_t *)ignored.data(), DETENT_F32, shape,
-                                              DETENT_OBSERVE_REPLACE, 0, nullptr, 0, stream),
+        ASSERT_EQ(detent_observe_min_max_cuda(nullptr, min.data(), max.data(), (int64_t *)ignored.data(), DETENT_F32,
+                                              shape, DETENT_OBSERVE_REPLACE, 0, nullptr, 0, stream),
                   DETENT_OK);
         wait();
         const Array low = min.back("min"), high = max.back("max"), count = ignored.back("ignored");
@@ -121,5 +127,5 @@ TEST_F(Cuda, empty_tensors_have_sums_of_zero_and_nothing_observed)
     }
 }
 
-}  // namespace
+} // namespace
 #endif

@@ -10,16 +10,18 @@ using detent_cuda::Partition;
 using detent_cuda::Run;
 using detent_cuda::Task;
 
-namespace {
+namespace
+{
 
 std::vector<detent_shape3> many_shapes()
 {
     std::vector<detent_shape3> all = shapes();
-    const detent_shape3 more[] = {{1, 1, 8191},  {1, 1, 8192},   {1, 1, 8193},   {1, 1, 100003}, {1, 3, 50176},  {1, 3, 65537},
-                                  {4, 3, 49},    {64, 64, 49},   {256, 64, 1},   {20000, 3, 1},  {5000, 7, 3},   {9, 1000, 1},
-                                  {8, 1000, 1},  {7, 1000, 1},   {1, 5000, 32},  {1, 30000, 4},  {33, 5, 31},    {33, 5, 32},
-                                  {33, 5, 33},   {1, 512, 576},  {2, 300, 1100}, {3, 300, 8200}, {8, 1000, 31},  {100, 257, 1},
-                                  {16, 300, 1},  {1000, 33, 7},  {2048, 300, 1}, {700, 1, 700},  {12, 12, 8191}, {1, 1, 2000003}};
+    const detent_shape3 more[] = {{1, 1, 8191},   {1, 1, 8192},   {1, 1, 8193},  {1, 1, 100003}, {1, 3, 50176},
+                                  {1, 3, 65537},  {4, 3, 49},     {64, 64, 49},  {256, 64, 1},   {20000, 3, 1},
+                                  {5000, 7, 3},   {9, 1000, 1},   {8, 1000, 1},  {7, 1000, 1},   {1, 5000, 32},
+                                  {1, 30000, 4},  {33, 5, 31},    {33, 5, 32},   {33, 5, 33},    {1, 512, 576},
+                                  {2, 300, 1100}, {3, 300, 8200}, {8, 1000, 31}, {100, 257, 1},  {16, 300, 1},
+                                  {1000, 33, 7},  {2048, 300, 1}, {700, 1, 700}, {12, 12, 8191}, {1, 1, 2000003}};
     all.insert(all.end(), std::begin(more), std::end(more));
     return all;
 }
@@ -31,10 +33,14 @@ std::string text_of(detent_shape3 shape)
     return out.str();
 }
 
-bool is_power_of_two(size_t n) { return n > 0 && (n & (n - 1)) == 0; }
+bool is_power_of_two(size_t n)
+{
+    return n > 0 && (n & (n - 1)) == 0;
+}
 
 // What a kernel does with a partition, as counts: owners of each element, deliveries of each partial.
-class Emulation {
+class Emulation
+{
   public:
     explicit Emulation(detent_shape3 shape)
         : part(detent_cuda::partition_of(shape)), owners(elements_of(shape)), deliveries(shape.groups * rows())
@@ -168,10 +174,10 @@ TEST(CudaGeometry, chunks_of_a_group_start_where_vectors_do)
 TEST(CudaGeometry, skewed_shapes_keep_the_device_busy_and_the_partials_few)
 {
     const size_t million = 1 << 20;
-    const detent_shape3 large[] = {{1, 1, 64 * million}, {1, 3, 2 * million},  {1, million, 32},     {1, million, 1},
-                                   {million, 64, 1},     {million, 3, 1},      {64, million, 1},     {256, 64, 3136},
-                                   {32, 2048, 49},       {1, 4096, 4096},      {4096, 4096, 1},      {million, 5, 7},
-                                   {2, 2, 8 * million},  {1, 1, 4096 * million}, {4, million, 31},   {million, 1, 31}};
+    const detent_shape3 large[] = {{1, 1, 64 * million}, {1, 3, 2 * million},    {1, million, 32}, {1, million, 1},
+                                   {million, 64, 1},     {million, 3, 1},        {64, million, 1}, {256, 64, 3136},
+                                   {32, 2048, 49},       {1, 4096, 4096},        {4096, 4096, 1},  {million, 5, 7},
+                                   {2, 2, 8 * million},  {1, 1, 4096 * million}, {4, million, 31}, {million, 1, 31}};
     for (const detent_shape3 shape : large) {
         const Partition part = detent_cuda::partition_of(shape);
         const size_t elements = elements_of(shape), tasks = detent_cuda::task_count(part);
@@ -181,7 +187,8 @@ TEST(CudaGeometry, skewed_shapes_keep_the_device_busy_and_the_partials_few)
         EXPECT_LE(detent_cuda::partial_rows(part), 2 * detent_cuda::MOST_TASKS) << text_of(shape);
         // No task is much larger than the others' target, and none is idle in the main.
         const size_t owned = part.outer_step * part.group_step * part.inner_step;
-        EXPECT_LE(owned, 2 * detent_cuda::most(detent_cuda::TASK, elements / detent_cuda::MOST_TASKS * 2)) << text_of(shape);
+        EXPECT_LE(owned, 2 * detent_cuda::most(detent_cuda::TASK, elements / detent_cuda::MOST_TASKS * 2))
+            << text_of(shape);
     }
 }
 
@@ -211,7 +218,8 @@ template <unsigned V> static void expect_map_covers(size_t elements)
                 if (thread % sharers == 0) ++mask_owners[vector * V / 8];
             }
     for (size_t i = 0; i < elements; ++i) ASSERT_EQ(owners[i], 1) << "element " << i << " of " << elements;
-    for (size_t i = 0; i < mask_owners.size(); ++i) ASSERT_EQ(mask_owners[i], 1) << "byte " << i << " of " << elements << " elements";
+    for (size_t i = 0; i < mask_owners.size(); ++i)
+        ASSERT_EQ(mask_owners[i], 1) << "byte " << i << " of " << elements << " elements";
 }
 
 TEST(CudaGeometry, every_element_of_a_map_and_every_mask_byte_has_one_owner)
@@ -230,7 +238,8 @@ TEST(CudaGeometry, a_place_names_the_group_and_what_is_left_of_it)
         for (size_t i = 0; i < elements_of(shape); i += 1 + i / 1000) {
             const detent_cuda::Place place = detent_cuda::place_of(locator, i, 8);
             ASSERT_EQ(place.group, group_at(shape, i)) << text_of(shape) << ", index " << i;
-            ASSERT_EQ(place.left, std::min<size_t>(8, shape.inner - i % shape.inner)) << text_of(shape) << ", index " << i;
+            ASSERT_EQ(place.left, std::min<size_t>(8, shape.inner - i % shape.inner))
+                << text_of(shape) << ", index " << i;
         }
     }
 }

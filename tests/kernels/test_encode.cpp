@@ -4,40 +4,59 @@
 
 using namespace detent_test;
 
-namespace {
+namespace
+{
 
-detent_encoding rules(GridCase on) { return encoding_on(on.grid, on.symmetric); }
+detent_encoding rules(GridCase on)
+{
+    return encoding_on(on.grid, on.symmetric);
+}
 
 struct Two {
     Array first, second;
 };
 
-Two affine(const std::vector<double> &min, const std::vector<double> &max, detent_dtype real, const detent_encoding &encoding)
+Two affine(const std::vector<double> &min, const std::vector<double> &max, detent_dtype real,
+           const detent_encoding &encoding)
 {
     const Array low = array_of(real, min), high = array_of(real, max);
     Two out{Array(real, min.size()), Array(real, min.size())};
-    EXPECT_EQ(detent_encode_affine_cpu(low.data(), high.data(), out.first.data(), out.second.data(), real, min.size(), &encoding), DETENT_OK);
+    EXPECT_EQ(detent_encode_affine_cpu(low.data(), high.data(), out.first.data(), out.second.data(), real, min.size(),
+                                       &encoding),
+              DETENT_OK);
     EXPECT_INTACT(out.first);
     EXPECT_INTACT(out.second);
     return out;
 }
 
-Two min_max(const std::vector<double> &lo, const std::vector<double> &hi, detent_dtype real, const detent_encoding &encoding)
+Two min_max(const std::vector<double> &lo, const std::vector<double> &hi, detent_dtype real,
+            const detent_encoding &encoding)
 {
     const Array low = array_of(real, lo), high = array_of(real, hi);
     Two out{Array(real, lo.size()), Array(real, lo.size())};
-    EXPECT_EQ(detent_encode_min_max_cpu(low.data(), high.data(), out.first.data(), out.second.data(), real, lo.size(), &encoding), DETENT_OK);
+    EXPECT_EQ(detent_encode_min_max_cpu(low.data(), high.data(), out.first.data(), out.second.data(), real, lo.size(),
+                                        &encoding),
+              DETENT_OK);
     EXPECT_INTACT(out.first);
     EXPECT_INTACT(out.second);
     return out;
 }
 
-double ulps(detent_dtype real) { return real == DETENT_F32 ? 0x1p-22 : 0x1p-50; }
+double ulps(detent_dtype real)
+{
+    return real == DETENT_F32 ? 0x1p-22 : 0x1p-50;
+}
 
-bool near(double got, double expected, detent_dtype real) { return std::fabs(got - expected) <= ulps(real) * std::fabs(expected); }
+bool near(double got, double expected, detent_dtype real)
+{
+    return std::fabs(got - expected) <= ulps(real) * std::fabs(expected);
+}
 
 // Wide grids are not exact in float.
-bool fits(GridCase on, detent_dtype real) { return real == DETENT_F64 || detent_math_dtype(DETENT_F32, on.grid) == DETENT_F32; }
+bool fits(GridCase on, detent_dtype real)
+{
+    return real == DETENT_F64 || detent_math_dtype(DETENT_F32, on.grid) == DETENT_F32;
+}
 
 template <typename F> void for_each_case(F f)
 {
@@ -69,13 +88,15 @@ TEST(EncodeAffine, equals_the_oracle)
         const Two out = affine(min, max, real, encoding);
         for (size_t i = 0; i < min.size(); ++i) {
             const oracle::Affine expected = oracle::affine_of_range(min[i], max[i], grid);
-            EXPECT_TRUE(near(out.first[i], expected.scale, real))
-                << describe(on, real) << ", index " << i << ", scale " << out.first[i] << ", expected " << expected.scale;
+            EXPECT_TRUE(near(out.first[i], expected.scale, real)) << describe(on, real) << ", index " << i << ", scale "
+                                                                  << out.first[i] << ", expected " << expected.scale;
             // The scale's own rounding may carry min / scale over a half.
             const double ratio = min[i] / expected.scale, slack = std::fabs(ratio) * ulps(real);
             const bool doubtful = !grid.symmetric && (distance_to_half(ratio) <= slack || slack > 0.25);
-            EXPECT_TRUE(doubtful ? std::fabs(out.second[i] - expected.zero_point) <= 1 + slack : out.second[i] == expected.zero_point)
-                << describe(on, real) << ", index " << i << ", zero_point " << out.second[i] << ", expected " << expected.zero_point;
+            EXPECT_TRUE(doubtful ? std::fabs(out.second[i] - expected.zero_point) <= 1 + slack
+                                 : out.second[i] == expected.zero_point)
+                << describe(on, real) << ", index " << i << ", zero_point " << out.second[i] << ", expected "
+                << expected.zero_point;
         }
     });
 }
@@ -110,17 +131,20 @@ TEST(EncodeAffine, collapsed_ranges_give_a_positive_scale_and_a_zero_point_on_th
         const oracle::Grid grid = oracle_grid(encoding);
         const Two out = affine({0, 1, -5, 7, -7, -1e-38}, {0, -1, -4.9999, 7, -7, 1e-38}, real, encoding);
         for (size_t i = 0; i < out.first.size(); ++i) {
-            EXPECT_TRUE(out.first[i] >= oracle::scale_floor(grid) * (1 - ulps(real)) && std::isfinite(out.first[i])) << describe(on, real);
+            EXPECT_TRUE(out.first[i] >= oracle::scale_floor(grid) * (1 - ulps(real)) && std::isfinite(out.first[i]))
+                << describe(on, real);
             EXPECT_TRUE(out.second[i] >= grid.qmin && out.second[i] <= grid.qmax) << describe(on, real);
         }
-        EXPECT_TRUE(near(out.first[0], oracle::scale_floor(grid), real)) << describe(on, real) << ", got " << out.first[0];
+        EXPECT_TRUE(near(out.first[0], oracle::scale_floor(grid), real))
+            << describe(on, real) << ", got " << out.first[0];
     });
 }
 
 TEST(EncodeAffine, swapped_ends_give_the_same_scale)
 {
     for_each_case([](GridCase on, detent_dtype real) {
-        const Two up = affine({-1.25, -3, .5}, {.75, 2, 4}, real, rules(on)), down = affine({.75, 2, 4}, {-1.25, -3, .5}, real, rules(on));
+        const Two up = affine({-1.25, -3, .5}, {.75, 2, 4}, real, rules(on)),
+                  down = affine({.75, 2, 4}, {-1.25, -3, .5}, real, rules(on));
         expect_same_bits(up.first, down.first, describe(on, real));
     });
 }
@@ -130,21 +154,26 @@ TEST(EncodeMinMax, equals_the_oracle)
     for_each_case([](GridCase on, detent_dtype real) {
         std::mt19937_64 random(42);
         std::uniform_real_distribution<double> draw(-3, 3);
-        std::vector<double> lo = {0, 1, -2, 5, -1e-9, infinity, -0.0, 1e-12}, hi = {0, 2, -1, 5, 1e-9, -infinity, 0.0, 2e-12};
+        std::vector<double> lo = {0, 1, -2, 5, -1e-9, infinity, -0.0, 1e-12},
+                            hi = {0, 2, -1, 5, 1e-9, -infinity, 0.0, 2e-12};
         for (int i = 0; i < 500; ++i) {
-            const double a = (float)std::ldexp(draw(random), (int)(random() % 30) - 20), b = (float)std::ldexp(draw(random), (int)(random() % 30) - 20);
+            const double a = (float)std::ldexp(draw(random), (int)(random() % 30) - 20),
+                         b = (float)std::ldexp(draw(random), (int)(random() % 30) - 20);
             lo.push_back(std::min(a, b));
             hi.push_back(std::max(a, b));
         }
         const detent_encoding encoding = rules(on);
         const Two out = min_max(lo, hi, real, encoding);
         for (size_t i = 0; i < lo.size(); ++i) {
-            const oracle::Pair expected = oracle::range_of_observed(real == DETENT_F32 ? (float)lo[i] : lo[i],
-                                                                    real == DETENT_F32 ? (float)hi[i] : hi[i], oracle_grid(encoding));
+            const oracle::Pair expected =
+                oracle::range_of_observed(real == DETENT_F32 ? (float)lo[i] : lo[i],
+                                          real == DETENT_F32 ? (float)hi[i] : hi[i], oracle_grid(encoding));
             EXPECT_TRUE(near(out.first[i], expected.first, real) && near(out.second[i], expected.second, real))
-                << describe(on, real) << ", index " << i << ", lo " << lo[i] << ", hi " << hi[i] << ", got " << out.first[i] << " .. "
-                << out.second[i] << ", expected " << expected.first << " .. " << expected.second;
-            EXPECT_TRUE(out.first[i] <= 0 && out.second[i] >= 0 && out.first[i] < out.second[i]) << describe(on, real) << ", index " << i;
+                << describe(on, real) << ", index " << i << ", lo " << lo[i] << ", hi " << hi[i] << ", got "
+                << out.first[i] << " .. " << out.second[i] << ", expected " << expected.first << " .. "
+                << expected.second;
+            EXPECT_TRUE(out.first[i] <= 0 && out.second[i] >= 0 && out.first[i] < out.second[i])
+                << describe(on, real) << ", index " << i;
         }
     });
 }
@@ -152,7 +181,8 @@ TEST(EncodeMinMax, equals_the_oracle)
 TEST(EncodeMinMax, nothing_observed_gives_a_small_range_that_quantizes)
 {
     for_each_case([](GridCase on, detent_dtype real) {
-        const Two nothing = min_max({infinity}, {-infinity}, real, rules(on)), zeros = min_max({0}, {0}, real, rules(on));
+        const Two nothing = min_max({infinity}, {-infinity}, real, rules(on)),
+                  zeros = min_max({0}, {0}, real, rules(on));
         expect_same_bits(nothing.first, zeros.first, describe(on, real));
         expect_same_bits(nothing.second, zeros.second, describe(on, real));
         const Two encoded = affine({nothing.first[0]}, {nothing.second[0]}, real, rules(on));

@@ -5,7 +5,8 @@
 
 using namespace detent_test;
 
-namespace {
+namespace
+{
 
 struct Dynamic {
     Array y, mask, min, max;
@@ -13,7 +14,8 @@ struct Dynamic {
 
 Dynamic empty_outputs(const Problem &p)
 {
-    return {Array(p.dtype, p.size()), Array(DETENT_U8, (p.size() + 7) / 8), Array(p.real, p.shape.groups), Array(p.real, p.shape.groups)};
+    return {Array(p.dtype, p.size()), Array(DETENT_U8, (p.size() + 7) / 8), Array(p.real, p.shape.groups),
+            Array(p.real, p.shape.groups)};
 }
 
 Dynamic in_one_call(const Problem &p, const Array *clip, detent_parallel_for parallel = nullptr)
@@ -23,9 +25,10 @@ Dynamic in_one_call(const Problem &p, const Array *clip, detent_parallel_for par
     EXPECT_EQ(detent_fake_quantize_dynamic_workspace(p.shape, &bytes), DETENT_OK);
     Array workspace(DETENT_U8, bytes);
     const detent_encoding rules = encoding_on(p.encoding.grid, p.encoding.symmetric);
-    EXPECT_EQ(detent_fake_quantize_dynamic_cpu(p.x.data(), out.y.data(), out.mask.u8(), out.min.data(), out.max.data(), p.dtype, p.shape,
-                                               clip != nullptr ? clip->data() : nullptr, clip != nullptr ? clip->size() : 0, &rules,
-                                               workspace.data(), bytes, parallel),
+    EXPECT_EQ(detent_fake_quantize_dynamic_cpu(p.x.data(), out.y.data(), out.mask.u8(), out.min.data(), out.max.data(),
+                                               p.dtype, p.shape, clip != nullptr ? clip->data() : nullptr,
+                                               clip != nullptr ? clip->size() : 0, &rules, workspace.data(), bytes,
+                                               parallel),
               DETENT_OK);
     EXPECT_INTACT(out.y);
     EXPECT_INTACT(out.mask);
@@ -45,8 +48,8 @@ Dynamic in_three_calls(const Problem &p, const Array *clip)
     size_t bytes = 0;
     EXPECT_EQ(detent_observe_min_max_workspace(p.shape, &bytes), DETENT_OK);
     Array workspace(DETENT_U8, bytes);
-    EXPECT_EQ(detent_observe_min_max_cpu(p.x.data(), lo.data(), hi.data(), ignored.data(), p.dtype, p.shape, DETENT_OBSERVE_REPLACE, 0,
-                                         workspace.data(), bytes, nullptr),
+    EXPECT_EQ(detent_observe_min_max_cpu(p.x.data(), lo.data(), hi.data(), ignored.data(), p.dtype, p.shape,
+                                         DETENT_OBSERVE_REPLACE, 0, workspace.data(), bytes, nullptr),
               DETENT_OK);
     for (size_t g = 0; g < groups; ++g) { // the product in double, then rounded once: what a product in `real` is
         const double factor = clip == nullptr ? 1.0 : (*clip)[clip->size() == 1 ? 0 : g];
@@ -54,9 +57,12 @@ Dynamic in_three_calls(const Problem &p, const Array *clip)
         clipped_hi.set(g, hi[g] * factor);
     }
     const detent_encoding rules = encoding_on(p.encoding.grid, p.encoding.symmetric);
-    EXPECT_EQ(detent_encode_min_max_cpu(clipped_lo.data(), clipped_hi.data(), out.min.data(), out.max.data(), p.real, groups, &rules), DETENT_OK);
+    EXPECT_EQ(detent_encode_min_max_cpu(clipped_lo.data(), clipped_hi.data(), out.min.data(), out.max.data(), p.real,
+                                        groups, &rules),
+              DETENT_OK);
     const detent_encoding range = range_encoding(p.encoding.grid, p.encoding.symmetric, out.min, out.max);
-    EXPECT_EQ(detent_fake_quantize_cpu(p.x.data(), out.y.data(), out.mask.u8(), p.dtype, p.shape, &range, nullptr), DETENT_OK);
+    EXPECT_EQ(detent_fake_quantize_cpu(p.x.data(), out.y.data(), out.mask.u8(), p.dtype, p.shape, &range, nullptr),
+              DETENT_OK);
     return out;
 }
 
@@ -72,9 +78,12 @@ void expect_same(const Dynamic &got, const Dynamic &expected, const std::string 
 
 TEST(FakeQuantizeDynamic, equals_observe_then_encode_then_fake_quantize)
 {
-    for_each_problem(Specials::all, true, [](const Problem &p) { expect_same(in_one_call(p, nullptr), in_three_calls(p, nullptr), p.describe()); });
-    for_each_grid({3, 5, 67}, Specials::all, true,
-                  [](const Problem &p) { expect_same(in_one_call(p, nullptr), in_three_calls(p, nullptr), p.describe()); });
+    for_each_problem(Specials::all, true, [](const Problem &p) {
+        expect_same(in_one_call(p, nullptr), in_three_calls(p, nullptr), p.describe());
+    });
+    for_each_grid({3, 5, 67}, Specials::all, true, [](const Problem &p) {
+        expect_same(in_one_call(p, nullptr), in_three_calls(p, nullptr), p.describe());
+    });
 }
 
 TEST(FakeQuantizeDynamic, clip_multiplies_the_range_of_all_groups_or_of_each)
@@ -113,7 +122,8 @@ TEST(FakeQuantizeDynamic, a_group_without_a_value_that_counts_still_gets_a_range
 
 TEST(FakeQuantizeDynamic, the_partition_changes_no_bit)
 {
-    for (const detent_shape3 shape : {detent_shape3{1, 1, 200003}, detent_shape3{40009, 5, 1}, detent_shape3{7, 3, 5003}})
+    for (const detent_shape3 shape :
+         {detent_shape3{1, 1, 200003}, detent_shape3{40009, 5, 1}, detent_shape3{7, 3, 5003}})
         for (const detent_dtype dtype : float_dtypes) {
             const Problem p = make_problem(dtype, shape, {{0, 255}, false}, Form::affine, false, 79, Specials::all);
             const Dynamic expected = in_one_call(p, nullptr);
@@ -130,9 +140,10 @@ TEST(FakeQuantizeDynamic, bad_calls_are_named_and_write_nothing)
     Dynamic out = empty_outputs(p);
     Array workspace(DETENT_U8, bytes);
     const Array clip = array_of(DETENT_F32, {1, 1, 1});
-    const auto call = [&](const void *x, void *y, void *min, void *max, detent_dtype dtype, detent_shape3 shape, size_t clips,
-                          const detent_encoding *encoding, void *room, size_t size) {
-        return detent_fake_quantize_dynamic_cpu(x, y, out.mask.u8(), min, max, dtype, shape, clip.data(), clips, encoding, room, size, nullptr);
+    const auto call = [&](const void *x, void *y, void *min, void *max, detent_dtype dtype, detent_shape3 shape,
+                          size_t clips, const detent_encoding *encoding, void *room, size_t size) {
+        return detent_fake_quantize_dynamic_cpu(x, y, out.mask.u8(), min, max, dtype, shape, clip.data(), clips,
+                                                encoding, room, size, nullptr);
     };
     const void *x = p.x.data();
     void *y = out.y.data(), *min = out.min.data(), *max = out.max.data(), *room = workspace.data();
@@ -144,13 +155,15 @@ TEST(FakeQuantizeDynamic, bad_calls_are_named_and_write_nothing)
     EXPECT_EQ(call(x, y, nullptr, max, DETENT_F32, p.shape, 3, good, room, bytes), DETENT_BAD_ARGUMENT);
     EXPECT_EQ(call(x, y, min, nullptr, DETENT_F32, p.shape, 3, good, room, bytes), DETENT_BAD_ARGUMENT);
     EXPECT_EQ(call(x, y, min, max, DETENT_F32, p.shape, 3, nullptr, room, bytes), DETENT_BAD_ARGUMENT);
-    for (const size_t clips : {0, 2, 4}) EXPECT_EQ(call(x, y, min, max, DETENT_F32, p.shape, clips, good, room, bytes), DETENT_BAD_ARGUMENT);
+    for (const size_t clips : {0, 2, 4})
+        EXPECT_EQ(call(x, y, min, max, DETENT_F32, p.shape, clips, good, room, bytes), DETENT_BAD_ARGUMENT);
     EXPECT_EQ(call(x, y, min, max, DETENT_F32, p.shape, 3, &bad, room, bytes), DETENT_BAD_GRID);
     EXPECT_EQ(call(x, y, min, max, DETENT_U8, p.shape, 3, good, room, bytes), DETENT_BAD_DTYPE);
     EXPECT_EQ(call(x, y, min, max, DETENT_F32, {SIZE_MAX, 3, 2}, 3, good, room, bytes), DETENT_BAD_SHAPE);
     EXPECT_EQ(call(x, y, min, max, DETENT_F32, p.shape, 3, good, room, bytes - 1), DETENT_WORKSPACE_SMALL);
     EXPECT_EQ(call(x, y, min, max, DETENT_F32, p.shape, 3, good, nullptr, bytes), DETENT_WORKSPACE_SMALL);
-    EXPECT_TRUE(out.y.untouched() && out.mask.untouched() && out.min.untouched() && out.max.untouched() && workspace.untouched());
+    EXPECT_TRUE(out.y.untouched() && out.mask.untouched() && out.min.untouched() && out.max.untouched() &&
+                workspace.untouched());
     EXPECT_EQ(detent_fake_quantize_dynamic_workspace(p.shape, nullptr), DETENT_BAD_ARGUMENT);
     EXPECT_EQ(detent_fake_quantize_dynamic_workspace({SIZE_MAX, 3, 2}, &bytes), DETENT_BAD_SHAPE);
 }

@@ -2,12 +2,15 @@
 
 using namespace detent_test;
 
-namespace {
+namespace
+{
 
 Array masked(const Array &grad_y, const Array &mask, detent_parallel_for parallel = nullptr)
 {
     Array grad_x(grad_y.dtype(), grad_y.size());
-    EXPECT_EQ(detent_fake_quantize_mask_bwd_cpu(grad_y.data(), mask.u8(), grad_x.data(), grad_y.dtype(), grad_y.size(), parallel), DETENT_OK);
+    EXPECT_EQ(detent_fake_quantize_mask_bwd_cpu(grad_y.data(), mask.u8(), grad_x.data(), grad_y.dtype(), grad_y.size(),
+                                                parallel),
+              DETENT_OK);
     EXPECT_INTACT(grad_x);
     return grad_x;
 }
@@ -18,7 +21,8 @@ TEST(FakeQuantizeMaskBackward, equals_the_backward_that_reads_x)
 {
     for_each_problem(Specials::all, true, [](const Problem &p) {
         Array y(p.dtype, p.size()), mask(DETENT_U8, (p.size() + 7) / 8);
-        ASSERT_EQ(detent_fake_quantize_cpu(p.x.data(), y.data(), mask.u8(), p.dtype, p.shape, &p.encoding, nullptr), DETENT_OK);
+        ASSERT_EQ(detent_fake_quantize_cpu(p.x.data(), y.data(), mask.u8(), p.dtype, p.shape, &p.encoding, nullptr),
+                  DETENT_OK);
         expect_same_bits(masked(p.grad_y, mask), fake_quantize_backward(p).grad_x, p.describe());
     });
 }
@@ -35,7 +39,8 @@ TEST(FakeQuantizeMaskBackward, selects_bits_and_never_multiplies)
                 grad_y.set(i, special[random() % special.size()]);
                 expected.set(i, 0.0);
                 if (bit_at(mask, i))
-                    std::memcpy((char *)expected.data() + i * bytes_of(dtype), (char *)grad_y.data() + i * bytes_of(dtype), bytes_of(dtype));
+                    std::memcpy((char *)expected.data() + i * bytes_of(dtype),
+                                (char *)grad_y.data() + i * bytes_of(dtype), bytes_of(dtype));
             }
             expect_same_bits(masked(grad_y, mask), expected, name_of(dtype) + ", n " + std::to_string(n));
         }

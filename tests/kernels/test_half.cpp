@@ -6,19 +6,25 @@
 
 using namespace detent_test;
 
-namespace {
+namespace
+{
 
-bool same(float a, float b) { return detent_bits_of_float(a) == detent_bits_of_float(b); }
+bool same(float a, float b)
+{
+    return detent_bits_of_float(a) == detent_bits_of_float(b);
+}
 
 // Every bit pattern next to a boundary of either format, and a large sample of the rest.
 template <typename F> void for_each_float(F f)
 {
-    const uint32_t lows[] = {0, 1, 2, 0xfff, 0x1000, 0x1001, 0x1fff, 0x2000, 0x3000, 0x7fff, 0x8000, 0x8001, 0xfffe, 0xffff};
+    const uint32_t lows[] = {0,      1,      2,      0xfff,  0x1000, 0x1001, 0x1fff,
+                             0x2000, 0x3000, 0x7fff, 0x8000, 0x8001, 0xfffe, 0xffff};
     for (uint32_t high = 0; high < 0x10000; ++high)
         for (const uint32_t low : lows) f(high << 16 | low);
     // Between neighbouring binary16 numbers, subnormals too: the half way point and the floats on its sides.
     for (uint32_t half = 0; half < 0x7c00; ++half) {
-        const double below = value_of_f16((uint16_t)half), above = half == 0x7bff ? 65536.0 : value_of_f16((uint16_t)(half + 1));
+        const double below = value_of_f16((uint16_t)half),
+                     above = half == 0x7bff ? 65536.0 : value_of_f16((uint16_t)(half + 1));
         const uint32_t middle = detent_bits_of_float((float)((below + above) / 2));
         for (uint32_t bits = middle - 1; bits <= middle + 1; ++bits) {
             f(bits);
@@ -80,8 +86,9 @@ TEST(Half, floats_round_to_the_nearest_binary16_and_halves_to_even)
         const float value = detent_float_of_bits(bits);
         const uint16_t got = detent_f32_to_f16(value);
         const bool right = std::isnan(value) ? (got & 0x7fff) == 0x7e00 : got == bits_of_f16(round_f16(value));
-        if (!right) ADD_FAILURE() << "bits " << bits << ", value " << value << ", got " << got << ", expected "
-                                  << bits_of_f16(round_f16(value));
+        if (!right)
+            ADD_FAILURE() << "bits " << bits << ", value " << value << ", got " << got << ", expected "
+                          << bits_of_f16(round_f16(value));
     });
 }
 
@@ -102,8 +109,9 @@ TEST(Half, floats_round_to_the_nearest_bfloat16_and_halves_to_even)
         const float value = detent_float_of_bits(bits);
         const uint16_t got = detent_f32_to_bf16(value);
         const bool right = std::isnan(value) ? (got & 0x7fff) == 0x7fc0 : got == bits_of_bf16(round_bf16(value));
-        if (!right) ADD_FAILURE() << "bits " << bits << ", value " << value << ", got " << got << ", expected "
-                                  << bits_of_bf16(round_bf16(value));
+        if (!right)
+            ADD_FAILURE() << "bits " << bits << ", value " << value << ", got " << got << ", expected "
+                          << bits_of_bf16(round_bf16(value));
     });
 }
 
@@ -112,7 +120,7 @@ TEST(Half, known_roundings)
     EXPECT_EQ(detent_f32_to_f16(65519.996f), 0x7bff); // below the middle of 65504 and 65536
     EXPECT_EQ(detent_f32_to_f16(65520.0f), 0x7c00);   // that middle goes to the even side, infinity
     EXPECT_EQ(detent_f32_to_f16(-65520.0f), 0xfc00);
-    EXPECT_EQ(detent_f32_to_f16(0x1p-25f), 0x0000);   // half the smallest subnormal: even is 0
+    EXPECT_EQ(detent_f32_to_f16(0x1p-25f), 0x0000); // half the smallest subnormal: even is 0
     EXPECT_EQ(detent_f32_to_f16(0x1.000002p-25f), 0x0001);
     EXPECT_EQ(detent_f32_to_f16(0x3p-25f), 0x0002);
     EXPECT_EQ(detent_f32_to_f16(-0.0f), 0x8000);

@@ -6,9 +6,13 @@
 
 using namespace detent_test;
 
-namespace {
+namespace
+{
 
-detent_dtype statistic_of(detent_dtype dtype) { return dtype == DETENT_F64 ? DETENT_F64 : DETENT_F32; }
+detent_dtype statistic_of(detent_dtype dtype)
+{
+    return dtype == DETENT_F64 ? DETENT_F64 : DETENT_F32;
+}
 
 struct Statistics {
     Array min, max, ignored; // ignored: int64, held as bytes
@@ -38,8 +42,8 @@ void observe(const Array &x, detent_shape3 shape, Statistics &s, detent_observe_
     size_t bytes = SIZE_MAX;
     ASSERT_EQ(detent_observe_min_max_workspace(shape, &bytes), DETENT_OK);
     Array workspace(DETENT_U8, bytes);
-    ASSERT_EQ(detent_observe_min_max_cpu(x.data(), s.min.data(), s.max.data(), (int64_t *)s.ignored.data(), x.dtype(), shape, mode,
-                                         momentum, workspace.data(), bytes, parallel),
+    ASSERT_EQ(detent_observe_min_max_cpu(x.data(), s.min.data(), s.max.data(), (int64_t *)s.ignored.data(), x.dtype(),
+                                         shape, mode, momentum, workspace.data(), bytes, parallel),
               DETENT_OK);
     EXPECT_INTACT(s.min);
     EXPECT_INTACT(s.max);
@@ -49,7 +53,8 @@ void observe(const Array &x, detent_shape3 shape, Statistics &s, detent_observe_
 
 Statistics observed(const Array &x, detent_shape3 shape, detent_parallel_for parallel = nullptr)
 {
-    Statistics s{Array(statistic_of(x.dtype()), shape.groups), Array(statistic_of(x.dtype()), shape.groups), Array(DETENT_U8, 8 * shape.groups)};
+    Statistics s{Array(statistic_of(x.dtype()), shape.groups), Array(statistic_of(x.dtype()), shape.groups),
+                 Array(DETENT_U8, 8 * shape.groups)};
     observe(x, shape, s, DETENT_OBSERVE_REPLACE, 0, parallel);
     return s;
 }
@@ -60,9 +65,11 @@ Array drawn(detent_dtype dtype, detent_shape3 shape, uint64_t seed)
     std::mt19937_64 random(seed);
     std::normal_distribution<double> normal;
     const double largest = largest_of(dtype);
-    const double rare[] = {infinity, -infinity, not_a_number, largest, -largest, largest / 2, -largest / 2, 0.0, -0.0, smallest_of(dtype)};
+    const double rare[] = {infinity,    -infinity,    not_a_number, largest, -largest,
+                           largest / 2, -largest / 2, 0.0,          -0.0,    smallest_of(dtype)};
     Array x(dtype, elements_of(shape));
-    for (size_t i = 0; i < x.size(); ++i) x.set(i, random() % 8 == 0 ? rare[random() % std::size(rare)] : normal(random));
+    for (size_t i = 0; i < x.size(); ++i)
+        x.set(i, random() % 8 == 0 ? rare[random() % std::size(rare)] : normal(random));
     return x;
 }
 
@@ -137,7 +144,8 @@ TEST(Observe, where_nothing_counts_the_range_is_inverted)
         for (const detent_shape3 shape : {detent_shape3{0, 2, 3}, detent_shape3{3, 2, 0}}) {
             const Statistics empty = observed(Array(dtype, 0), shape);
             for (size_t g = 0; g < 2; ++g)
-                EXPECT_TRUE(empty.min[g] == infinity && empty.max[g] == -infinity && empty.count(g) == 0) << name_of(dtype);
+                EXPECT_TRUE(empty.min[g] == infinity && empty.max[g] == -infinity && empty.count(g) == 0)
+                    << name_of(dtype);
         }
         (void)observed(Array(dtype, 0), {3, 0, 2});
     }
@@ -145,7 +153,8 @@ TEST(Observe, where_nothing_counts_the_range_is_inverted)
 
 TEST(Observe, the_partition_changes_no_bit)
 {
-    for (const detent_shape3 shape : {detent_shape3{1, 1, 200003}, detent_shape3{40009, 5, 1}, detent_shape3{7, 3, 5003}, detent_shape3{1, 9001, 3}})
+    for (const detent_shape3 shape : {detent_shape3{1, 1, 200003}, detent_shape3{40009, 5, 1},
+                                      detent_shape3{7, 3, 5003}, detent_shape3{1, 9001, 3}})
         for (const detent_dtype dtype : float_dtypes) {
             const Array x = drawn(dtype, shape, 51);
             const Statistics expected = observed(x, shape);
@@ -188,13 +197,16 @@ TEST(Observe, the_moving_average_starts_with_the_first_batch_that_counts)
 {
     for (const detent_dtype dtype : float_dtypes) {
         Statistics s = nothing_yet(dtype, 1);
-        const auto feed = [&](const std::vector<double> &x) { observe(array_of(dtype, x), {1, 1, x.size()}, s, DETENT_OBSERVE_MOVING_AVERAGE, 0.25); };
+        const auto feed = [&](const std::vector<double> &x) {
+            observe(array_of(dtype, x), {1, 1, x.size()}, s, DETENT_OBSERVE_MOVING_AVERAGE, 0.25);
+        };
         feed({infinity, not_a_number});
         EXPECT_TRUE(s.min[0] == infinity && s.max[0] == -infinity && s.count(0) == 2) << name_of(dtype);
         feed({-4, 8});
         EXPECT_TRUE(s.min[0] == -4 && s.max[0] == 8 && s.count(0) == 2) << name_of(dtype);
         feed({0, 4, infinity});
-        EXPECT_TRUE(s.min[0] == -3 && s.max[0] == 7 && s.count(0) == 3) << name_of(dtype) << ": " << s.min[0] << ", " << s.max[0];
+        EXPECT_TRUE(s.min[0] == -3 && s.max[0] == 7 && s.count(0) == 3)
+            << name_of(dtype) << ": " << s.min[0] << ", " << s.max[0];
         feed({not_a_number});
         feed({});
         EXPECT_TRUE(s.min[0] == -3 && s.max[0] == 7 && s.count(0) == 4) << name_of(dtype);
@@ -208,8 +220,8 @@ TEST(Observe, bad_calls_are_named_and_write_nothing)
     size_t bytes = 0;
     ASSERT_EQ(detent_observe_min_max_workspace(shape, &bytes), DETENT_OK);
     Array min(DETENT_F32, 1), max(DETENT_F32, 1), ignored(DETENT_U8, 8), workspace(DETENT_U8, bytes);
-    const auto call = [&](const void *data, void *low, void *high, void *count, detent_dtype dtype, detent_shape3 s, detent_observe_mode mode,
-                          void *room, size_t size) {
+    const auto call = [&](const void *data, void *low, void *high, void *count, detent_dtype dtype, detent_shape3 s,
+                          detent_observe_mode mode, void *room, size_t size) {
         return detent_observe_min_max_cpu(data, low, high, (int64_t *)count, dtype, s, mode, 0.1, room, size, nullptr);
     };
     void *low = min.data(), *high = max.data(), *count = ignored.data(), *room = workspace.data();

@@ -6,7 +6,8 @@
 
 using namespace detent_test;
 
-namespace {
+namespace
+{
 
 constexpr detent_dtype integer_dtypes[] = {DETENT_I8, DETENT_U8, DETENT_I16, DETENT_I32};
 
@@ -23,7 +24,8 @@ std::vector<detent_dtype> code_types(const Problem &p)
 {
     std::vector<detent_dtype> all(std::begin(integer_dtypes), std::end(integer_dtypes));
     all.push_back(p.dtype);
-    all.erase(std::remove_if(all.begin(), all.end(), [&](detent_dtype q) { return !holds(q, p.encoding.grid); }), all.end());
+    all.erase(std::remove_if(all.begin(), all.end(), [&](detent_dtype q) { return !holds(q, p.encoding.grid); }),
+              all.end());
     return all;
 }
 
@@ -56,7 +58,8 @@ bool explained(const Problem &p, size_t i, double q, bool integer)
     const double ratio = p.x[i] / a.scale, r = std::rint(ratio);
     if (q == oracle::code(r, a.zero_point, p.grid)) return true;
     const bool doubtful = std::isfinite(ratio) && distance_to_half(ratio) <= tie_width(p, ratio);
-    return doubtful && (q == oracle::code(r - 1, a.zero_point, p.grid) || q == oracle::code(r + 1, a.zero_point, p.grid));
+    return doubtful &&
+           (q == oracle::code(r - 1, a.zero_point, p.grid) || q == oracle::code(r + 1, a.zero_point, p.grid));
 }
 
 void expect_codes(const Problem &p)
@@ -65,8 +68,8 @@ void expect_codes(const Problem &p)
         const Array q = codes(p, q_dtype);
         for (size_t i = 0; i < p.size(); ++i) {
             if (explained(p, i, q[i], q_dtype >= DETENT_I8)) continue;
-            ADD_FAILURE() << p.describe() << ", codes " << name_of(q_dtype) << ", index " << i << ", x " << p.x[i] << ", got " << q[i]
-                          << ", expected " << oracle::integer_code(p.x[i], p.at(i), p.grid);
+            ADD_FAILURE() << p.describe() << ", codes " << name_of(q_dtype) << ", index " << i << ", x " << p.x[i]
+                          << ", got " << q[i] << ", expected " << oracle::integer_code(p.x[i], p.at(i), p.grid);
             break;
         }
     }
@@ -75,27 +78,33 @@ void expect_codes(const Problem &p)
 void expect_round_trip(const Problem &p)
 {
     Array expected(p.dtype, p.size());
-    ASSERT_EQ(detent_fake_quantize_cpu(p.x.data(), expected.data(), nullptr, p.dtype, p.shape, &p.encoding, nullptr), DETENT_OK);
+    ASSERT_EQ(detent_fake_quantize_cpu(p.x.data(), expected.data(), nullptr, p.dtype, p.shape, &p.encoding, nullptr),
+              DETENT_OK);
     for (const detent_dtype q_dtype : code_types(p)) {
         const detent_dtype real = detent_dequantize_math_dtype(q_dtype, p.dtype);
-        const bool same_encoding = std::all_of(p.affine.begin(), p.affine.end(),
-                                               [&](const oracle::Affine &a) { return real == DETENT_F64 || a.scale == (double)(float)a.scale; });
+        const bool same_encoding = std::all_of(p.affine.begin(), p.affine.end(), [&](const oracle::Affine &a) {
+            return real == DETENT_F64 || a.scale == (double)(float)a.scale;
+        });
         if (!same_encoding) continue;
         Array got = values(p, codes(p, q_dtype));
         const size_t width = bytes_of(p.dtype);
         for (size_t i = 0; i < p.size(); ++i)
-            if (std::isnan(p.x[i])) std::memcpy((char *)got.data() + i * width, (char *)expected.data() + i * width, width);
+            if (std::isnan(p.x[i]))
+                std::memcpy((char *)got.data() + i * width, (char *)expected.data() + i * width, width);
         expect_same_bits(got, expected, p.describe() + ", codes " + name_of(q_dtype));
     }
 }
 
-std::vector<double> codes_of(const std::vector<double> &x, detent_dtype q_dtype, double scale, double zero_point, detent_grid grid)
+std::vector<double> codes_of(const std::vector<double> &x, detent_dtype q_dtype, double scale, double zero_point,
+                             detent_grid grid)
 {
     const detent_dtype real = detent_math_dtype(DETENT_F32, grid);
-    const Array in = array_of(DETENT_F32, x), scales = array_of(real, {scale}), zero_points = array_of(real, {zero_point});
+    const Array in = array_of(DETENT_F32, x), scales = array_of(real, {scale}),
+                zero_points = array_of(real, {zero_point});
     const detent_encoding encoding = affine_encoding(grid, scales, &zero_points);
     Array q(q_dtype, x.size());
-    EXPECT_EQ(detent_quantize_cpu(in.data(), q.data(), DETENT_F32, q_dtype, {1, 1, x.size()}, &encoding, nullptr), DETENT_OK);
+    EXPECT_EQ(detent_quantize_cpu(in.data(), q.data(), DETENT_F32, q_dtype, {1, 1, x.size()}, &encoding, nullptr),
+              DETENT_OK);
     std::vector<double> out;
     for (size_t i = 0; i < q.size(); ++i) out.push_back(q[i]);
     return out;
@@ -110,7 +119,8 @@ TEST(Quantize, equals_the_oracle_on_every_shape_dtype_and_parametrization)
 
 TEST(Quantize, equals_the_oracle_on_every_grid)
 {
-    for (const detent_shape3 shape : {detent_shape3{3, 5, 67}, detent_shape3{211, 7, 1}}) for_each_grid(shape, Specials::all, true, expect_codes);
+    for (const detent_shape3 shape : {detent_shape3{3, 5, 67}, detent_shape3{211, 7, 1}})
+        for_each_grid(shape, Specials::all, true, expect_codes);
 }
 
 TEST(Quantize, dequantizing_the_codes_equals_fake_quantize_bit_for_bit)
@@ -129,7 +139,7 @@ TEST(Quantize, nan_becomes_the_code_of_zero_in_integers_and_stays_nan_in_floats)
 {
     for (const detent_dtype q_dtype : {DETENT_I16, DETENT_I32}) {
         EXPECT_EQ(codes_of({not_a_number}, q_dtype, 1, 3, {0, 255})[0], 3);
-        EXPECT_EQ(codes_of({not_a_number}, q_dtype, 1, 0, {5, 255})[0], 5);   // 0 is off the grid: its nearest end
+        EXPECT_EQ(codes_of({not_a_number}, q_dtype, 1, 0, {5, 255})[0], 5); // 0 is off the grid: its nearest end
         EXPECT_EQ(codes_of({not_a_number}, q_dtype, 1, 300, {0, 255})[0], 255);
     }
     EXPECT_TRUE(std::isnan(codes_of({not_a_number}, DETENT_F32, 1, 3, {0, 255})[0]));
@@ -138,8 +148,10 @@ TEST(Quantize, nan_becomes_the_code_of_zero_in_integers_and_stays_nan_in_floats)
 TEST(Quantize, infinities_land_on_the_ends)
 {
     for (const detent_dtype q_dtype : {DETENT_I8, DETENT_I16, DETENT_I32, DETENT_F32})
-        EXPECT_EQ(codes_of({-infinity, infinity, 3e38, -3e38}, q_dtype, .001, 0, {-128, 127}), (std::vector<double>{-128, 127, 127, -128}));
-    EXPECT_EQ(codes_of({-infinity, infinity}, DETENT_I32, 1, 0, {INT32_MIN, INT32_MAX}), (std::vector<double>{INT32_MIN, INT32_MAX}));
+        EXPECT_EQ(codes_of({-infinity, infinity, 3e38, -3e38}, q_dtype, .001, 0, {-128, 127}),
+                  (std::vector<double>{-128, 127, 127, -128}));
+    EXPECT_EQ(codes_of({-infinity, infinity}, DETENT_I32, 1, 0, {INT32_MIN, INT32_MAX}),
+              (std::vector<double>{INT32_MIN, INT32_MAX}));
 }
 
 TEST(Quantize, a_grid_the_codes_cannot_hold_is_refused)
@@ -149,9 +161,11 @@ TEST(Quantize, a_grid_the_codes_cannot_hold_is_refused)
         for (const detent_dtype dtype : float_dtypes) {
             const Array scale = array_of(detent_math_dtype(dtype, on.grid), {1}), in = array_of(dtype, {1});
             const detent_encoding encoding = affine_encoding(on.grid, scale, nullptr);
-            for (const detent_dtype q_dtype : {DETENT_I8, DETENT_U8, DETENT_I16, DETENT_I32, (decltype(DETENT_F32))dtype}) {
+            for (const detent_dtype q_dtype :
+                 {DETENT_I8, DETENT_U8, DETENT_I16, DETENT_I32, (decltype(DETENT_F32))dtype}) {
                 Array q(q_dtype, 1);
-                const detent_status status = detent_quantize_cpu(in.data(), q.data(), dtype, q_dtype, {1, 1, 1}, &encoding, nullptr);
+                const detent_status status =
+                    detent_quantize_cpu(in.data(), q.data(), dtype, q_dtype, {1, 1, 1}, &encoding, nullptr);
                 EXPECT_EQ(status, holds(q_dtype, on.grid) ? DETENT_OK : DETENT_BAD_GRID)
                     << name_of(dtype) << " to " << name_of(q_dtype) << ", " << on.grid.qmin << " .. " << on.grid.qmax;
                 EXPECT_EQ(q.untouched(), status != DETENT_OK);
@@ -181,7 +195,8 @@ TEST(Quantize, bad_calls_are_named_and_write_nothing)
     const detent_encoding good = affine_encoding({-8, 7}, scale, nullptr), none = encoding_on({-8, 7}, true);
     detent_encoding bad = good;
     bad.grid = {7, -8};
-    const auto call = [](const void *from, void *to, detent_dtype dtype, detent_dtype q_dtype, detent_shape3 shape, const detent_encoding *e) {
+    const auto call = [](const void *from, void *to, detent_dtype dtype, detent_dtype q_dtype, detent_shape3 shape,
+                         const detent_encoding *e) {
         return detent_quantize_cpu(from, to, dtype, q_dtype, shape, e, nullptr);
     };
     EXPECT_EQ(call(nullptr, q.data(), DETENT_F32, DETENT_I8, {1, 1, 1}, &good), DETENT_BAD_ARGUMENT);
@@ -212,9 +227,11 @@ TEST(Dequantize, equals_the_oracle_for_every_code_type)
     std::mt19937_64 random(81);
     for (const detent_dtype dtype : float_dtypes)
         for (const detent_dtype q_dtype : {DETENT_I8, DETENT_U8, DETENT_I16, DETENT_I32, (decltype(DETENT_F32))dtype})
-            for (const detent_shape3 shape : {detent_shape3{1, 1, 1031}, detent_shape3{37, 5, 3}, detent_shape3{2, 5, 600}}) {
+            for (const detent_shape3 shape :
+                 {detent_shape3{1, 1, 1031}, detent_shape3{37, 5, 3}, detent_shape3{2, 5, 600}}) {
                 const detent_dtype real = detent_dequantize_math_dtype(q_dtype, dtype);
-                Array q(q_dtype, elements_of(shape)), scale(real, shape.groups), zero_point(real, shape.groups), x(dtype, q.size());
+                Array q(q_dtype, elements_of(shape)), scale(real, shape.groups), zero_point(real, shape.groups),
+                    x(dtype, q.size());
                 for (size_t i = 0; i < q.size(); ++i) {
                     const uint64_t word = random(); // any code at all: the grid plays no part
                     if (q_dtype >= DETENT_I8)
@@ -227,12 +244,15 @@ TEST(Dequantize, equals_the_oracle_for_every_code_type)
                     zero_point.set(g, (double)(random() % 200) - 100 + 0.25);
                 }
                 const detent_encoding encoding = affine_encoding({0, 0}, scale, &zero_point);
-                ASSERT_EQ(detent_dequantize_cpu(q.data(), x.data(), q_dtype, dtype, shape, &encoding, nullptr), DETENT_OK);
+                ASSERT_EQ(detent_dequantize_cpu(q.data(), x.data(), q_dtype, dtype, shape, &encoding, nullptr),
+                          DETENT_OK);
                 EXPECT_INTACT(x);
                 for (size_t i = 0; i < q.size(); ++i) {
                     const size_t g = group_at(shape, i);
-                    const double expected = stored(oracle::dequantize(q[i], {scale[g], std::rint(zero_point[g])}), dtype, real);
-                    ASSERT_EQ(x[i], expected) << name_of(q_dtype) << " to " << name_of(dtype) << ", index " << i << ", code " << q[i];
+                    const double expected =
+                        stored(oracle::dequantize(q[i], {scale[g], std::rint(zero_point[g])}), dtype, real);
+                    ASSERT_EQ(x[i], expected)
+                        << name_of(q_dtype) << " to " << name_of(dtype) << ", index " << i << ", code " << q[i];
                 }
             }
 }
@@ -241,8 +261,10 @@ TEST(Dequantize, bad_calls_are_named_and_write_nothing)
 {
     const Array q = array_of(DETENT_I8, {1}), scale = array_of(DETENT_F32, {1});
     Array x(DETENT_F32, 1);
-    const detent_encoding good = affine_encoding({0, 0}, scale, nullptr), range = range_encoding({0, 15}, false, scale, scale);
-    const auto call = [](const void *from, void *to, detent_dtype q_dtype, detent_dtype dtype, detent_shape3 shape, const detent_encoding *e) {
+    const detent_encoding good = affine_encoding({0, 0}, scale, nullptr),
+                          range = range_encoding({0, 15}, false, scale, scale);
+    const auto call = [](const void *from, void *to, detent_dtype q_dtype, detent_dtype dtype, detent_shape3 shape,
+                         const detent_encoding *e) {
         return detent_dequantize_cpu(from, to, q_dtype, dtype, shape, e, nullptr);
     };
     EXPECT_EQ(call(nullptr, x.data(), DETENT_I8, DETENT_F32, {1, 1, 1}, &good), DETENT_BAD_ARGUMENT);

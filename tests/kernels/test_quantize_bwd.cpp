@@ -3,14 +3,16 @@
 
 using namespace detent_test;
 
-namespace {
+namespace
+{
 
 Backward quantize_backward(const Problem &p, detent_parallel_for parallel = nullptr)
 {
     Backward out{Array(p.dtype, p.size()), Array(p.real, p.shape.groups), Array(p.real, p.shape.groups)};
     Array workspace(DETENT_U8, backward_workspace(p.shape));
-    EXPECT_EQ(detent_quantize_bwd_cpu(p.grad_y.data(), p.x.data(), out.grad_x.data(), out.first.data(), out.second.data(), p.dtype,
-                                      p.shape, &p.encoding, workspace.data(), workspace.size(), parallel),
+    EXPECT_EQ(detent_quantize_bwd_cpu(p.grad_y.data(), p.x.data(), out.grad_x.data(), out.first.data(),
+                                      out.second.data(), p.dtype, p.shape, &p.encoding, workspace.data(),
+                                      workspace.size(), parallel),
               DETENT_OK);
     EXPECT_INTACT(out.grad_x);
     EXPECT_INTACT(out.first);
@@ -26,7 +28,8 @@ void expect_quantize_gradients(const Problem &p)
     for (size_t i = 0; i < p.size(); ++i) {
         const double expected = stored(oracle::quantize_grad_x(p.grad_y[i], p.x[i], p.at(i), p.grid), p.dtype, p.real);
         if (out.grad_x[i] == expected) continue;
-        ADD_FAILURE() << p.describe() << ", index " << i << ", x " << p.x[i] << ", got " << out.grad_x[i] << ", expected " << expected;
+        ADD_FAILURE() << p.describe() << ", index " << i << ", x " << p.x[i] << ", got " << out.grad_x[i]
+                      << ", expected " << expected;
         break;
     }
     const auto terms = [&](size_t i) { return oracle::quantize_terms(p.grad_y[i], p.x[i], p.at(i), p.grid); };
@@ -47,7 +50,9 @@ Codes make_codes(detent_dtype q_dtype, detent_dtype dtype, detent_shape3 shape, 
 {
     const detent_dtype real = detent_dequantize_math_dtype(q_dtype, dtype);
     const size_t n = elements_of(shape);
-    Codes c{dtype, real, shape, Array(q_dtype, n), Array(dtype, n), Array(real, shape.groups), Array(real, shape.groups), {}};
+    Codes c{
+        dtype, real, shape, Array(q_dtype, n), Array(dtype, n), Array(real, shape.groups), Array(real, shape.groups),
+        {}};
     std::mt19937_64 random(seed);
     std::uniform_real_distribution<double> fraction(-1, 1);
     for (size_t i = 0; i < n; ++i) {
@@ -66,8 +71,9 @@ Backward dequantize_backward(const Codes &c, detent_parallel_for parallel = null
 {
     Backward out{Array(c.dtype, c.q.size()), Array(c.real, c.shape.groups), Array(c.real, c.shape.groups)};
     Array workspace(DETENT_U8, backward_workspace(c.shape));
-    EXPECT_EQ(detent_dequantize_bwd_cpu(c.grad_x.data(), c.q.data(), out.grad_x.data(), out.first.data(), out.second.data(), c.q.dtype(),
-                                        c.dtype, c.shape, &c.encoding, workspace.data(), workspace.size(), parallel),
+    EXPECT_EQ(detent_dequantize_bwd_cpu(c.grad_x.data(), c.q.data(), out.grad_x.data(), out.first.data(),
+                                        out.second.data(), c.q.dtype(), c.dtype, c.shape, &c.encoding, workspace.data(),
+                                        workspace.size(), parallel),
               DETENT_OK);
     EXPECT_INTACT(out.grad_x);
     EXPECT_INTACT(out.first);
@@ -81,9 +87,11 @@ template <typename F> void for_each_codes(const std::vector<detent_shape3> &all,
     uint64_t seed = 200;
     for (const detent_shape3 shape : all)
         for (const detent_dtype dtype : float_dtypes)
-            for (const detent_dtype q_dtype : {DETENT_I8, DETENT_U8, DETENT_I16, DETENT_I32, (decltype(DETENT_F32))dtype}) {
+            for (const detent_dtype q_dtype :
+                 {DETENT_I8, DETENT_U8, DETENT_I16, DETENT_I32, (decltype(DETENT_F32))dtype}) {
                 ++seed;
-                f(make_codes(q_dtype, dtype, shape, seed), name_of(q_dtype) + " to " + name_of(dtype) + ", seed " + std::to_string(seed));
+                f(make_codes(q_dtype, dtype, shape, seed),
+                  name_of(q_dtype) + " to " + name_of(dtype) + ", seed " + std::to_string(seed));
                 if (::testing::Test::HasFailure()) return;
             }
 }
@@ -127,9 +135,11 @@ TEST(QuantizeBackward, the_partition_changes_no_bit)
 {
     for (const detent_shape3 shape : {detent_shape3{1, 1, 200003}, detent_shape3{40009, 5, 1}})
         for (const detent_dtype dtype : float_dtypes) {
-            const Problem p = make_problem(dtype, shape, {{-128, 127}, false}, Form::affine, false, 82, Specials::infinities);
+            const Problem p =
+                make_problem(dtype, shape, {{-128, 127}, false}, Form::affine, false, 82, Specials::infinities);
             const Backward expected = quantize_backward(p);
-            for (const detent_parallel_for parallel : {reversed_chunks, threads}) expect_same_bits(quantize_backward(p, parallel), expected, p.describe());
+            for (const detent_parallel_for parallel : {reversed_chunks, threads})
+                expect_same_bits(quantize_backward(p, parallel), expected, p.describe());
         }
 }
 
@@ -164,16 +174,17 @@ TEST(QuantizeBackward, outputs_that_may_be_null_change_nothing_else)
     for (const detent_shape3 shape : {detent_shape3{3, 4, 50}, detent_shape3{50, 4, 3}}) {
         const Problem p = make_problem(DETENT_F16, shape, {{-8, 7}, true}, Form::scale_only, true, 32, Specials::none);
         Array first(p.real, 4), workspace(DETENT_U8, backward_workspace(shape));
-        ASSERT_EQ(detent_quantize_bwd_cpu(p.grad_y.data(), p.x.data(), nullptr, first.data(), nullptr, p.dtype, shape, &p.encoding,
-                                          workspace.data(), workspace.size(), nullptr),
+        ASSERT_EQ(detent_quantize_bwd_cpu(p.grad_y.data(), p.x.data(), nullptr, first.data(), nullptr, p.dtype, shape,
+                                          &p.encoding, workspace.data(), workspace.size(), nullptr),
                   DETENT_OK);
         expect_same_bits(first, quantize_backward(p).first, "quantize");
 
         Codes c = make_codes(DETENT_I8, DETENT_F16, shape, 33);
         c.encoding.zero_point = nullptr;
         Array sum(c.real, 4);
-        ASSERT_EQ(detent_dequantize_bwd_cpu(c.grad_x.data(), c.q.data(), nullptr, sum.data(), nullptr, DETENT_I8, DETENT_F16, shape, &c.encoding,
-                                            workspace.data(), workspace.size(), nullptr),
+        ASSERT_EQ(detent_dequantize_bwd_cpu(c.grad_x.data(), c.q.data(), nullptr, sum.data(), nullptr, DETENT_I8,
+                                            DETENT_F16, shape, &c.encoding, workspace.data(), workspace.size(),
+                                            nullptr),
                   DETENT_OK);
         expect_same_bits(sum, dequantize_backward(c).first, "dequantize");
     }
@@ -182,7 +193,8 @@ TEST(QuantizeBackward, outputs_that_may_be_null_change_nothing_else)
 TEST(QuantizeBackward, an_empty_tensor_writes_zero_sums)
 {
     for (const detent_shape3 shape : {detent_shape3{0, 3, 5}, detent_shape3{5, 3, 0}}) {
-        const Backward quantize = quantize_backward(make_problem(DETENT_F32, shape, {{0, 15}, false}, Form::affine, true, 33, Specials::none));
+        const Backward quantize = quantize_backward(
+            make_problem(DETENT_F32, shape, {{0, 15}, false}, Form::affine, true, 33, Specials::none));
         const Backward dequantize = dequantize_backward(make_codes(DETENT_I8, DETENT_F32, shape, 34));
         for (size_t g = 0; g < 3; ++g) {
             EXPECT_TRUE(quantize.first[g] == 0 && quantize.second[g] == 0);
@@ -202,10 +214,14 @@ TEST(QuantizeBackward, bad_calls_are_named_and_write_nothing)
     detent_encoding bad = p.encoding;
     bad.grid = {1, 1};
     const detent_encoding range = range_encoding({0, 15}, false, p.first, p.second);
-    const auto both = [&](detent_status expected, const void *upstream, const void *in, void *scale, void *zero_point, detent_dtype dtype,
-                          detent_shape3 s, const detent_encoding *e, void *space, size_t size) {
-        EXPECT_EQ(detent_quantize_bwd_cpu(upstream, in, grad.data(), scale, zero_point, dtype, s, e, space, size, nullptr), expected);
-        EXPECT_EQ(detent_dequantize_bwd_cpu(upstream, in, grad.data(), scale, zero_point, dtype, dtype, s, e, space, size, nullptr), expected);
+    const auto both = [&](detent_status expected, const void *upstream, const void *in, void *scale, void *zero_point,
+                          detent_dtype dtype, detent_shape3 s, const detent_encoding *e, void *space, size_t size) {
+        EXPECT_EQ(
+            detent_quantize_bwd_cpu(upstream, in, grad.data(), scale, zero_point, dtype, s, e, space, size, nullptr),
+            expected);
+        EXPECT_EQ(detent_dequantize_bwd_cpu(upstream, in, grad.data(), scale, zero_point, dtype, dtype, s, e, space,
+                                            size, nullptr),
+                  expected);
     };
     both(DETENT_BAD_ARGUMENT, nullptr, x, ds, dzp, DETENT_F32, shape, &p.encoding, room, bytes);
     both(DETENT_BAD_ARGUMENT, g, nullptr, ds, dzp, DETENT_F32, shape, &p.encoding, room, bytes);
@@ -217,8 +233,10 @@ TEST(QuantizeBackward, bad_calls_are_named_and_write_nothing)
     both(DETENT_BAD_SHAPE, g, x, ds, dzp, DETENT_F32, {SIZE_MAX, 3, 2}, &p.encoding, room, bytes);
     both(DETENT_WORKSPACE_SMALL, g, x, ds, dzp, DETENT_F32, shape, &p.encoding, room, bytes - 1);
     both(DETENT_WORKSPACE_SMALL, g, x, ds, dzp, DETENT_F32, shape, &p.encoding, nullptr, bytes);
-    EXPECT_EQ(detent_quantize_bwd_cpu(g, x, grad.data(), ds, dzp, DETENT_F32, shape, &bad, room, bytes, nullptr), DETENT_BAD_GRID);
-    EXPECT_EQ(detent_dequantize_bwd_cpu(g, x, grad.data(), ds, dzp, DETENT_F16, DETENT_F32, shape, &p.encoding, room, bytes, nullptr),
+    EXPECT_EQ(detent_quantize_bwd_cpu(g, x, grad.data(), ds, dzp, DETENT_F32, shape, &bad, room, bytes, nullptr),
+              DETENT_BAD_GRID);
+    EXPECT_EQ(detent_dequantize_bwd_cpu(g, x, grad.data(), ds, dzp, DETENT_F16, DETENT_F32, shape, &p.encoding, room,
+                                        bytes, nullptr),
               DETENT_BAD_DTYPE);
     EXPECT_TRUE(grad.untouched() && first.untouched() && second.untouched() && workspace.untouched());
 }

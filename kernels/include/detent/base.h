@@ -53,7 +53,8 @@ typedef struct detent_grid {
 } detent_grid;
 
 /* The arithmetic of a call: DETENT_F64 for float64 data and for grids that reach beyond +-2^23 (there q - zero_point
- * would not be exact in float32), else DETENT_F32. Encodings and their gradients are arrays of this type, "real" below. */
+ * would not be exact in float32), else DETENT_F32. Encodings and their gradients are arrays of this type, "real" below.
+ */
 DETENT_API detent_dtype detent_math_dtype(detent_dtype data, detent_grid grid);
 
 /* One encoding per group, in one of two parametrizations.
@@ -79,7 +80,8 @@ DETENT_API int64_t detent_grid_centre(detent_grid grid);
 /* Runs body(begin, end, context) over a partition of [begin, end), perhaps on several threads, and returns when all of
  * it is done. NULL where one is asked for means: on this thread. No result depends on the partition. */
 typedef void (*detent_parallel_body)(int64_t begin, int64_t end, void *context);
-typedef void (*detent_parallel_for)(int64_t begin, int64_t end, int64_t grain, detent_parallel_body body, void *context);
+typedef void (*detent_parallel_for)(int64_t begin, int64_t end, int64_t grain, detent_parallel_body body,
+                                    void *context);
 
 /* A cudaStream_t. Every CUDA function queues its work there and returns at once. */
 typedef void *detent_stream;

@@ -19,9 +19,9 @@
  *   parallel               NULL, or how to use several threads (CPU)
  *
  * An empty tensor is DETENT_OK; its sums are 0. DETENT_BAD_ARGUMENT, _BAD_SHAPE, _BAD_GRID, _BAD_DTYPE: nothing was
- * written or queued. CPU and CUDA agree bit for bit on y, mask and grad_x. Sums are taken in a fixed order that depends on the shape
- * alone, so the same input gives the same bits whatever the thread count; between CPU and CUDA they agree within
- * 2^-20 of the sum of the terms' magnitudes. */
+ * written or queued. CPU and CUDA agree bit for bit on y, mask and grad_x. Sums are taken in a fixed order that depends
+ * on the shape alone, so the same input gives the same bits whatever the thread count; between CPU and CUDA they agree
+ * within 2^-20 of the sum of the terms' magnitudes. */
 #ifndef DETENT_FAKE_QUANTIZE_H
 #define DETENT_FAKE_QUANTIZE_H
 
@@ -31,44 +31,50 @@
 extern "C" {
 #endif
 
-DETENT_API detent_status detent_fake_quantize_cpu(const void *x, void *y, uint8_t *mask, detent_dtype dtype, detent_shape3 shape,
-                                       const detent_encoding *encoding, detent_parallel_for parallel);
-DETENT_API detent_status detent_fake_quantize_cuda(const void *x, void *y, uint8_t *mask, detent_dtype dtype, detent_shape3 shape,
-                                        const detent_encoding *encoding, detent_stream stream);
+DETENT_API detent_status detent_fake_quantize_cpu(const void *x, void *y, uint8_t *mask, detent_dtype dtype,
+                                                  detent_shape3 shape, const detent_encoding *encoding,
+                                                  detent_parallel_for parallel);
+DETENT_API detent_status detent_fake_quantize_cuda(const void *x, void *y, uint8_t *mask, detent_dtype dtype,
+                                                   detent_shape3 shape, const detent_encoding *encoding,
+                                                   detent_stream stream);
 
 /* grad_first and grad_second are [groups] real: the gradients of (scale, zero_point) or of (min, max). grad_second may
  * be NULL where the encoding is (scale, NULL). gradient_scale multiplies both (LSQ's g, Esser 2020, section 2.2).
  * grad_x may be NULL. */
 DETENT_API detent_status detent_fake_quantize_bwd_workspace(detent_shape3 shape, size_t *bytes);
-DETENT_API detent_status detent_fake_quantize_bwd_cpu(const void *grad_y, const void *x, void *grad_x, void *grad_first, void *grad_second,
-                                           detent_dtype dtype, detent_shape3 shape, const detent_encoding *encoding,
-                                           double gradient_scale, void *workspace, size_t workspace_bytes,
-                                           detent_parallel_for parallel);
+DETENT_API detent_status detent_fake_quantize_bwd_cpu(const void *grad_y, const void *x, void *grad_x, void *grad_first,
+                                                      void *grad_second, detent_dtype dtype, detent_shape3 shape,
+                                                      const detent_encoding *encoding, double gradient_scale,
+                                                      void *workspace, size_t workspace_bytes,
+                                                      detent_parallel_for parallel);
 DETENT_API detent_status detent_fake_quantize_bwd_workspace_cuda(detent_shape3 shape, size_t *bytes);
-DETENT_API detent_status detent_fake_quantize_bwd_cuda(const void *grad_y, const void *x, void *grad_x, void *grad_first, void *grad_second,
-                                            detent_dtype dtype, detent_shape3 shape, const detent_encoding *encoding,
-                                            double gradient_scale, void *workspace, size_t workspace_bytes,
-                                            detent_stream stream);
+DETENT_API detent_status detent_fake_quantize_bwd_cuda(const void *grad_y, const void *x, void *grad_x,
+                                                       void *grad_first, void *grad_second, detent_dtype dtype,
+                                                       detent_shape3 shape, const detent_encoding *encoding,
+                                                       double gradient_scale, void *workspace, size_t workspace_bytes,
+                                                       detent_stream stream);
 
 /* The backward of a fixed range: grad_x = bit ? grad_y : 0 over n elements. */
-DETENT_API detent_status detent_fake_quantize_mask_bwd_cpu(const void *grad_y, const uint8_t *mask, void *grad_x, detent_dtype dtype,
-                                                size_t n, detent_parallel_for parallel);
-DETENT_API detent_status detent_fake_quantize_mask_bwd_cuda(const void *grad_y, const uint8_t *mask, void *grad_x, detent_dtype dtype,
-                                                 size_t n, detent_stream stream);
+DETENT_API detent_status detent_fake_quantize_mask_bwd_cpu(const void *grad_y, const uint8_t *mask, void *grad_x,
+                                                           detent_dtype dtype, size_t n, detent_parallel_for parallel);
+DETENT_API detent_status detent_fake_quantize_mask_bwd_cuda(const void *grad_y, const uint8_t *mask, void *grad_x,
+                                                            detent_dtype dtype, size_t n, detent_stream stream);
 
 /* Dynamic range: observe x (detent/observe.h), multiply its min and max by clip, make a range of them
  * (detent/encode.h), fake-quantize with it. min, max are [groups] real and receive the range; clip is [clip_count] real
  * with clip_count 1 or groups, or NULL for 1. encoding gives grid, symmetric and centre; its arrays are not read. */
 DETENT_API detent_status detent_fake_quantize_dynamic_workspace(detent_shape3 shape, size_t *bytes);
-DETENT_API detent_status detent_fake_quantize_dynamic_cpu(const void *x, void *y, uint8_t *mask, void *min, void *max, detent_dtype dtype,
-                                               detent_shape3 shape, const void *clip, size_t clip_count,
-                                               const detent_encoding *encoding, void *workspace, size_t workspace_bytes,
-                                               detent_parallel_for parallel);
+DETENT_API detent_status detent_fake_quantize_dynamic_cpu(const void *x, void *y, uint8_t *mask, void *min, void *max,
+                                                          detent_dtype dtype, detent_shape3 shape, const void *clip,
+                                                          size_t clip_count, const detent_encoding *encoding,
+                                                          void *workspace, size_t workspace_bytes,
+                                                          detent_parallel_for parallel);
 DETENT_API detent_status detent_fake_quantize_dynamic_workspace_cuda(detent_shape3 shape, size_t *bytes);
-DETENT_API detent_status detent_fake_quantize_dynamic_cuda(const void *x, void *y, uint8_t *mask, void *min, void *max, detent_dtype dtype,
-                                                detent_shape3 shape, const void *clip, size_t clip_count,
-                                                const detent_encoding *encoding, void *workspace, size_t workspace_bytes,
-                                                detent_stream stream);
+DETENT_API detent_status detent_fake_quantize_dynamic_cuda(const void *x, void *y, uint8_t *mask, void *min, void *max,
+                                                           detent_dtype dtype, detent_shape3 shape, const void *clip,
+                                                           size_t clip_count, const detent_encoding *encoding,
+                                                           void *workspace, size_t workspace_bytes,
+                                                           detent_stream stream);
 
 #ifdef __cplusplus
 }

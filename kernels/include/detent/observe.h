@@ -26,13 +26,15 @@ enum {
 };
 
 DETENT_API detent_status detent_observe_min_max_workspace(detent_shape3 shape, size_t *bytes);
-DETENT_API detent_status detent_observe_min_max_cpu(const void *x, void *min, void *max, int64_t *ignored, detent_dtype dtype,
-                                         detent_shape3 shape, detent_observe_mode mode, double momentum, void *workspace,
-                                         size_t workspace_bytes, detent_parallel_for parallel);
+DETENT_API detent_status detent_observe_min_max_cpu(const void *x, void *min, void *max, int64_t *ignored,
+                                                    detent_dtype dtype, detent_shape3 shape, detent_observe_mode mode,
+                                                    double momentum, void *workspace, size_t workspace_bytes,
+                                                    detent_parallel_for parallel);
 DETENT_API detent_status detent_observe_min_max_workspace_cuda(detent_shape3 shape, size_t *bytes);
-DETENT_API detent_status detent_observe_min_max_cuda(const void *x, void *min, void *max, int64_t *ignored, detent_dtype dtype,
-                                          detent_shape3 shape, detent_observe_mode mode, double momentum, void *workspace,
-                                          size_t workspace_bytes, detent_stream stream);
+DETENT_API detent_status detent_observe_min_max_cuda(const void *x, void *min, void *max, int64_t *ignored,
+                                                     detent_dtype dtype, detent_shape3 shape, detent_observe_mode mode,
+                                                     double momentum, void *workspace, size_t workspace_bytes,
+                                                     detent_stream stream);
 
 #ifdef __cplusplus
 }

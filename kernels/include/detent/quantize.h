@@ -14,8 +14,9 @@
  * DETENT_BAD_GRID also where the codes' type cannot hold the grid exactly. Statuses, overlap, determinism: as
  * detent/fake_quantize.h. Gradients (m as there):
  *
- *     quantize     grad_x = m ? g / scale : 0    grad_scale = sum m ? -g * x / scale^2 : 0    grad_zero_point = sum m ? g : 0
- *     dequantize   grad_q = g * scale            grad_scale = sum g * (q - zero_point)        grad_zero_point = sum -g * scale
+ *     quantize     grad_x = m ? g / scale : 0    grad_scale = sum m ? -g * x / scale^2 : 0    grad_zero_point = sum m ?
+ * g : 0 dequantize   grad_q = g * scale            grad_scale = sum g * (q - zero_point)        grad_zero_point = sum
+ * -g * scale
  *
  * quantize's backward takes scale/zero_point only and gives NaN sums where x is NaN. */
 #ifndef DETENT_QUANTIZE_H
@@ -27,37 +28,44 @@
 extern "C" {
 #endif
 
-DETENT_API detent_status detent_quantize_cpu(const void *x, void *q, detent_dtype x_dtype, detent_dtype q_dtype, detent_shape3 shape,
-                                  const detent_encoding *encoding, detent_parallel_for parallel);
-DETENT_API detent_status detent_quantize_cuda(const void *x, void *q, detent_dtype x_dtype, detent_dtype q_dtype, detent_shape3 shape,
-                                   const detent_encoding *encoding, detent_stream stream);
+DETENT_API detent_status detent_quantize_cpu(const void *x, void *q, detent_dtype x_dtype, detent_dtype q_dtype,
+                                             detent_shape3 shape, const detent_encoding *encoding,
+                                             detent_parallel_for parallel);
+DETENT_API detent_status detent_quantize_cuda(const void *x, void *q, detent_dtype x_dtype, detent_dtype q_dtype,
+                                              detent_shape3 shape, const detent_encoding *encoding,
+                                              detent_stream stream);
 
-DETENT_API detent_status detent_dequantize_cpu(const void *q, void *x, detent_dtype q_dtype, detent_dtype x_dtype, detent_shape3 shape,
-                                    const detent_encoding *encoding, detent_parallel_for parallel);
-DETENT_API detent_status detent_dequantize_cuda(const void *q, void *x, detent_dtype q_dtype, detent_dtype x_dtype, detent_shape3 shape,
-                                     const detent_encoding *encoding, detent_stream stream);
+DETENT_API detent_status detent_dequantize_cpu(const void *q, void *x, detent_dtype q_dtype, detent_dtype x_dtype,
+                                               detent_shape3 shape, const detent_encoding *encoding,
+                                               detent_parallel_for parallel);
+DETENT_API detent_status detent_dequantize_cuda(const void *q, void *x, detent_dtype q_dtype, detent_dtype x_dtype,
+                                                detent_shape3 shape, const detent_encoding *encoding,
+                                                detent_stream stream);
 
 /* The arithmetic of dequantize, as above. */
 DETENT_API detent_dtype detent_dequantize_math_dtype(detent_dtype q_dtype, detent_dtype x_dtype);
 
 /* Both backward functions need detent_fake_quantize_bwd_workspace(shape) bytes (_cuda: the _cuda form). grad_q has the
  * type of grad_x's data: the codes of a differentiable dequantize are floats. grad_zero_point may be NULL. */
-DETENT_API detent_status detent_quantize_bwd_cpu(const void *grad_q, const void *x, void *grad_x, void *grad_scale, void *grad_zero_point,
-                                      detent_dtype dtype, detent_shape3 shape, const detent_encoding *encoding,
-                                      void *workspace, size_t workspace_bytes, detent_parallel_for parallel);
-DETENT_API detent_status detent_quantize_bwd_cuda(const void *grad_q, const void *x, void *grad_x, void *grad_scale, void *grad_zero_point,
-                                       detent_dtype dtype, detent_shape3 shape, const detent_encoding *encoding,
-                                       void *workspace, size_t workspace_bytes, detent_stream stream);
+DETENT_API detent_status detent_quantize_bwd_cpu(const void *grad_q, const void *x, void *grad_x, void *grad_scale,
+                                                 void *grad_zero_point, detent_dtype dtype, detent_shape3 shape,
+                                                 const detent_encoding *encoding, void *workspace,
+                                                 size_t workspace_bytes, detent_parallel_for parallel);
+DETENT_API detent_status detent_quantize_bwd_cuda(const void *grad_q, const void *x, void *grad_x, void *grad_scale,
+                                                  void *grad_zero_point, detent_dtype dtype, detent_shape3 shape,
+                                                  const detent_encoding *encoding, void *workspace,
+                                                  size_t workspace_bytes, detent_stream stream);
 
 /* grad_x and grad_q are of x_dtype; q of q_dtype. grad_q may be NULL (integer codes carry no gradient). */
-DETENT_API detent_status detent_dequantize_bwd_cpu(const void *grad_x, const void *q, void *grad_q, void *grad_scale, void *grad_zero_point,
-                                        detent_dtype q_dtype, detent_dtype x_dtype, detent_shape3 shape,
-                                        const detent_encoding *encoding, void *workspace, size_t workspace_bytes,
-                                        detent_parallel_for parallel);
-DETENT_API detent_status detent_dequantize_bwd_cuda(const void *grad_x, const void *q, void *grad_q, void *grad_scale, void *grad_zero_point,
-                                         detent_dtype q_dtype, detent_dtype x_dtype, detent_shape3 shape,
-                                         const detent_encoding *encoding, void *workspace, size_t workspace_bytes,
-                                         detent_stream stream);
+DETENT_API detent_status detent_dequantize_bwd_cpu(const void *grad_x, const void *q, void *grad_q, void *grad_scale,
+                                                   void *grad_zero_point, detent_dtype q_dtype, detent_dtype x_dtype,
+                                                   detent_shape3 shape, const detent_encoding *encoding,
+                                                   void *workspace, size_t workspace_bytes,
+                                                   detent_parallel_for parallel);
+DETENT_API detent_status detent_dequantize_bwd_cuda(const void *grad_x, const void *q, void *grad_q, void *grad_scale,
+                                                    void *grad_zero_point, detent_dtype q_dtype, detent_dtype x_dtype,
+                                                    detent_shape3 shape, const detent_encoding *encoding,
+                                                    void *workspace, size_t workspace_bytes, detent_stream stream);
 
 #ifdef __cplusplus
 }

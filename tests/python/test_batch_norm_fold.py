@@ -4,13 +4,14 @@ import copy
 import os
 from pathlib import Path
 
-import detent.nn
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
+
+import detent.nn
 from detent.ptq import fold_all_batch_norms
 from detent.quantsim import QuantizationSimModel
-from torch import nn
 
 
 def lively(model, dtype=torch.float64):
@@ -195,6 +196,7 @@ NOT_FOLDED = {
     "in place on a view": lambda m, x: (y := m.conv(x), y[:, :1].zero_(), m.bn(y))[2],
     "in place through data": lambda m, x: (y := m.conv(x), y.data.mul_(2), m.bn(y))[2],
     "in place through numpy": lambda m, x: (y := m.conv(x), y.numpy().fill(2), m.bn(y))[2],
+    "read as a list": lambda m, x: (y := m.conv(x), m.bn(y) + y.tolist()[0][0][0][0])[1],
     "changed afterwards": lambda m, x: (y := m.conv(x), z := m.bn(y), z + y.relu_())[2],
     "function between": lambda m, x: m.bn(F.relu(m.conv(x))),
     "view between": lambda m, x: m.bn(m.conv(x)[:, :, 1:]),
@@ -492,13 +494,15 @@ def unchanged(model, call, error, match):
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 def test_errors_leave_the_model_alone(x):
     model = conv_bn(_hooked)
     unchanged(model, lambda: fold_all_batch_norms(model), ValueError, "neither input_shapes nor dummy_input")
     unchanged(model, lambda: fold_all_batch_norms(model, "abc"), ValueError, "input_shapes is 'abc', expected a shape")
     unchanged(model, lambda: fold_all_batch_norms(model, (1, 4, 7, 7)), RuntimeError, "channels")
-    with pytest.raises(ValueError, match="model is a Tensor, expected a torch.nn.Module"):
-        fold_all_batch_norms(x, dummy_input=x)
+    for other in (x, torch.jit.trace(model, x)):
+        with pytest.raises(ValueError, match=f"model is a {type(other).__name__}, expected a torch.nn.Module"):
+            fold_all_batch_norms(other, dummy_input=x)
 
 
 def test_values_that_do_not_fit(x):

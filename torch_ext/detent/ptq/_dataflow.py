@@ -1,7 +1,7 @@
 """Which convolution feeds which batch norm, and who else reads the tensor between them: seen in one run.
 
-Two modes watch the run. The function mode marks where a convolution, a linear layer or a batch norm begins and ends; the
-dispatch mode sees every operator in between, whoever called it, and so every other reader.
+Two modes watch the run. The function mode marks where a convolution, a linear layer or a batch norm begins and ends;
+the dispatch mode sees every operator outside those, whoever called it, and so every other reader.
 """
 
 from __future__ import annotations
@@ -29,11 +29,8 @@ _LAYERS = {
     torch.conv1d: _CONV, torch.conv2d: _CONV, torch.conv3d: _CONV, torch.conv_transpose1d: _TRANSPOSED,
     torch.conv_transpose2d: _TRANSPOSED, torch.conv_transpose3d: _TRANSPOSED, F.linear: _CONV[:3], F.batch_norm: _NORM,
 }  # fmt: skip
-#: These give memory away without an operator.
-_ESCAPES = {
-    Tensor.numpy, Tensor.tolist, Tensor.__array__, Tensor.data_ptr, Tensor.untyped_storage, Tensor.__dlpack__,
-    Tensor.data.__get__,
-}  # fmt: skip
+#: These give values or memory away without an operator.
+_ESCAPES = {Tensor.tolist, Tensor.data_ptr, Tensor.untyped_storage, Tensor.storage, Tensor.__dlpack__}
 
 
 @dataclass(eq=False)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.conv import _ConvNd
 
 from .._running import call_with_sample, without_trace
 from ..nn import QuantizedModule
@@ -37,8 +37,8 @@ def fold_all_batch_norms(
 
     A batch norm right after a convolution (transposed and grouped ones too) or a linear layer is multiplied into it,
     and so is one right before, unless that layer is transposed or pads with zeros, where it would not be exact. The
-    batch norm becomes an ``nn.Identity`` of the same name, with its hooks; the layer gets a bias if it had none. Weights
-    are changed in their memory, so optimizers keep holding them.
+    batch norm becomes an ``nn.Identity`` of the same name, with its hooks; the layer gets a bias if it had none.
+    Weights are changed in their memory, so an optimizer still holds them, but not the new biases: build it afterwards.
 
     Left alone: a batch norm with batch statistics, one whose neighbour's output is also read or changed by another
     operator, hook or the caller, and layers that are used twice or share a parameter. The model is run twice, in eval
@@ -89,11 +89,16 @@ def fold_all_batch_norms(
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"fold_all_batch_norms: model is a {type(model).__name__}, expected a torch.nn.Module.")
     while isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         model = model.module
-    return model._orig_mod if type(model).__name__ == "OptimizedModule" else model  # torch.compile's
+    if type(model).__name__ == "OptimizedModule":  # torch.compile's
+        model = model._orig_mod
+    if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
+        raise ValueError(
+            f"fold_all_batch_norms: model is a {type(model).__name__}, expected a torch.nn.Module that runs in Python. "
+            "Fold the original model, then script or trace it."
+        )
+    return model
 
 
 def _check_float(model: nn.Module) -> None:
@@ -249,11 +254,12 @@ class _Swap:
         self._names = {module: name for name, module in model.named_modules()}
         self._new = self._computed()
         self._old: list[tuple[nn.Module, Tensor, Tensor | None]] = []
+        norms = {fold.norm for fold in folds}
         self._places = [
             (parent, name, child)
             for parent in model.modules()
             for name, child in parent._modules.items()
-            if any(child is fold.norm for fold in folds)
+            if child in norms
         ]
 
     def names(self) -> list[str]:

@@ -18,7 +18,7 @@ if _library.status["detent_autograd"]:
 
     _autograd.register()
 
-from . import functional, observers, quantizers  # noqa: E402
+from . import functional, observers, ptq, quantizers  # noqa: E402
 from ._library import build_info  # noqa: E402
 from .defs import QuantizationDataType, QuantScheme  # noqa: E402
 from .quantsim import QuantizationSimModel, quantization_disabled  # noqa: E402
@@ -31,6 +31,7 @@ __all__ = [
     "build_info",
     "functional",
     "observers",
+    "ptq",
     "quantization_disabled",
     "quantizers",
 ]

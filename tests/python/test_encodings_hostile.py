@@ -355,11 +355,20 @@ def test_what_is_no_regular_file(tmp_path):
         sim.load_encodings(tmp_path / "none.json")
 
 
-def test_a_hundred_thousand_entries():
-    content = good("1.0.0")
-    first = content["activation_encodings"][0]
-    content["activation_encodings"] += [{**first, "name": f"layer{i}.input_0"} for i in range(100_000)]
-    refused(content, r"no quantizer for layer0.input_0, .* \.\.\.", RuntimeError, sims=[simulation()])
+@pytest.mark.parametrize("count, match, error", [
+    (2_000, r"no quantizer for layer0.input_0, .* \.\.\.", RuntimeError),
+    (100_001, r"has 100,0\d\d entries, expected at most 100,000", ValueError),
+])  # fmt: skip
+def test_thousands_of_entries(count, match, error):
+    for version, key in zip(VERSIONS, ("activation_encodings", "activation_encodings", "encodings")):
+        content = good(version, "onnx")
+        if version == "0.6.1":
+            first = content[key]["0.input_0"]
+            content[key].update({f"layer{i}.input_0": first for i in range(count)})
+        else:
+            first = content[key][0]
+            content[key] += [{**first, "name": f"layer{i}.input_0"} for i in range(count)]
+        refused(content, match, error, sims=[simulation()])
 
 
 # --- all or nothing ---------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sized
 from typing import Any
 
 import torch
@@ -12,9 +12,11 @@ from ..defs import Granularity
 from .affine import AffineEncoding
 
 __all__ = [
+    "MAX_TENSORS",
     "affine",
     "block_of",
     "by_name",
+    "check_count",
     "check_grid",
     "fields",
     "integer",
@@ -25,6 +27,9 @@ __all__ = [
     "sequence",
     "shown",
 ]
+
+#: A file with more is refused before its entries are looked at: it is of no model.
+MAX_TENSORS = 100_000
 
 _WIDE = 24  # from here on float32 does not hold every offset
 
@@ -74,12 +79,19 @@ def fields(where: str, entry: Any, keys: Iterable[str]) -> Mapping[str, Any]:
     return entry
 
 
+def check_count(where: str, entries: Sized) -> None:
+    """Raise ValueError where there are more entries than tensors in any model."""
+    if len(entries) > MAX_TENSORS:
+        raise ValueError(f"encodings: {where} has {len(entries):,} entries, expected at most {MAX_TENSORS:,}.")
+
+
 def by_name(
     key: str, entries: Any, encoding_of: Callable[[Mapping[str, Any]], AffineEncoding]
 ) -> dict[str, AffineEncoding]:
     """The encodings of a list of entries that name their tensors, each once."""
     if not isinstance(entries, (list, tuple)):
         raise _expected(key, entries, "a list of entries")
+    check_count(key, entries)
     found: dict[str, AffineEncoding] = {}
     for index, entry in enumerate(entries):
         where = f"{key}[{index}]"
@@ -175,9 +187,8 @@ def affine(
         raise ValueError(f"encodings: {where} is symmetric and has several offsets, expected one and the same.")
     exact = torch.tensor(scale, dtype=torch.float64)
     held = exact.float()
-    good = torch.isfinite(held * steps) & (held > 0)
-    if not bool(good.all()):
-        index = int(good.logical_not().nonzero()[0])
+    if not bool(((held > 0) & (held * steps < math.inf)).all()):
+        index = int(((held > 0) & (held * steps < math.inf)).logical_not().nonzero()[0])
         raise _expected(f"{where}: scale[{index}]", scale[index], "a positive finite number, also in float32")
     dtype = torch.float64 if bitwidth >= _WIDE else torch.float32
     sizes = (len(scale),) if shape is None else shape

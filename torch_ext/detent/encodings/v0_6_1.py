@@ -178,6 +178,7 @@ def from_dict(content: Mapping[str, Any]) -> tuple[dict[str, AffineEncoding], di
     for key, part in zip(("activation_encodings", "param_encodings"), parts):
         if not isinstance(part, Mapping):
             raise ValueError(f"encodings: {key} is {checking.shown(part)}, expected an object by tensor.")
+        checking.check_count(key, part)
     activations: dict[str, AffineEncoding] = {}
     for name, entry in _flat(parts[0]):
         if name in activations:

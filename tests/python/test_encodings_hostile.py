@@ -1,6 +1,7 @@
 """Damaged and hostile encodings files: an error that says where, and a simulation that is as it was."""
 
 import copy
+import functools
 import json
 import math
 import os
@@ -28,9 +29,19 @@ def simulation(scheme=None, calibrate=True):
     return sim
 
 
+@functools.cache
+def sims_of_each_kind():
+    """Refused files leave a sim as it was, which is checked, so that these serve every test."""
+    return simulation(), simulation(LEARNED), simulation(calibrate=False)
+
+
+@functools.cache
+def good_text(version, keyed_by):
+    return json.dumps(to_dict(version, *simulation().encodings(), keyed_by=keyed_by))
+
+
 def good(version, keyed_by="torch"):
-    sim = simulation()
-    return json.loads(json.dumps(to_dict(version, *sim.encodings(), keyed_by=keyed_by)))
+    return json.loads(good_text(version, keyed_by))
 
 
 def everything(sim):
@@ -58,7 +69,7 @@ def assert_unchanged(sim, before, hint):
 
 
 def refused(content, match, error=ValueError, sims=None, **options):
-    for sim in sims or (simulation(), simulation(LEARNED), simulation(calibrate=False)):
+    for sim in sims or sims_of_each_kind():
         before = everything(sim)
         with pytest.raises(error, match=match) as caught:
             sim.load_encodings(content, **options)
@@ -405,9 +416,11 @@ def test_an_interruption_changes_nothing(monkeypatch):
 
 # --- chance -----------------------------------------------------------------------------------------------------------
 
-VALUES = [None, True, False, 0, 1, -1, 7, 255, 256, -128, -129, 0.5, -0.5, 1e-30, 1e30, 1e300, math.nan, math.inf, 2**63,
-          10**400, "", "0", "True", "int8", "uint4", "INT", "PER_CHANNEL", "0.weight", "0.input_0", [], [0.1], [[0.1]], {},
-          {"0": 1}, "1.0.0", "2.0.0", "0.6.1"]  # fmt: skip
+VALUES = [
+    None, True, False, 0, 1, -1, 7, 255, 256, -128, -129, 0.5, -0.5, 1e-30, 1e30, 1e300, math.nan, math.inf, 2**63,
+    10**400, "", "0", "True", "int8", "uint4", "INT", "PER_CHANNEL", "0.weight", "0.input_0", [], [0.1], [[0.1]], {},
+    {"0": 1}, "1.0.0", "2.0.0", "0.6.1",
+]  # fmt: skip
 
 
 def places(value, found):

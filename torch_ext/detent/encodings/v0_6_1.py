@@ -156,7 +156,7 @@ def _flat(layers: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
                 name = f"{layer}.{slot}_{index}" if layer else f"{slot}_{index}"
                 if not isinstance(index, str) or _SLOT.fullmatch(f"{slot}_{index}") is None:
                     raise ValueError(
-                        f"encodings: {where}, {slot} has the key {checking.shown(index)}, expected an index such as '0'."
+                        f"encodings: {where}, {slot} has the key {checking.shown(index)}, expected one such as '0'."
                     )
                 yield name, entry
 

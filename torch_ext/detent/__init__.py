@@ -21,7 +21,7 @@ if _library.status["detent_autograd"]:
 from . import functional, observers, ptq, quantizers  # noqa: E402
 from ._library import build_info  # noqa: E402
 from .defs import QuantizationDataType, QuantScheme  # noqa: E402
-from .quantsim import QuantizationSimModel, quantization_disabled  # noqa: E402
+from .quantsim import QuantizationSimModel, load_encodings_to_sim, quantization_disabled  # noqa: E402
 
 __version__ = "0.1.0"
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "QuantizationSimModel",
     "build_info",
     "functional",
+    "load_encodings_to_sim",
     "observers",
     "ptq",
     "quantization_disabled",

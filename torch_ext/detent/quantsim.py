@@ -15,11 +15,12 @@ from . import _placement
 from ._report import report
 from ._running import evaluating
 from .defs import QuantizationDataType, QuantScheme
-from .encodings import AffineEncoding, v1_0_0
+from .encodings import AffineEncoding, loading, text
+from .encodings import files as encodings_files
 from .nn import QuantizedModule, guard_fast_paths, quantize_module, quantized_class
 from .quantizers import AffineQuantizer, quantization_disabled
 
-__all__ = ["QuantizationSimModel", "quantization_disabled"]
+__all__ = ["QuantizationSimModel", "load_encodings_to_sim", "quantization_disabled"]
 
 _UNSET = object()
 
@@ -195,16 +196,34 @@ class QuantizationSimModel:
             "quant_scheme": self.quant_scheme.name,
         }
 
-    def save_encodings_to_json(self, path: str | PathLike[str], filename_prefix: str) -> None:
-        """Write ``<path>/<filename_prefix>.json``: the 1.0.0 format, tensors named by module (``conv1.input_0``).
+    def save_encodings_to_json(
+        self, path: str | PathLike[str], filename_prefix: str, encoding_version: str = "1.0.0"
+    ) -> None:
+        """Write ``<path>/<filename_prefix>.json``: tensors named by module (``conv1.input_0``).
 
+        Args:
+            path: Folder, made if it is not there.
+            filename_prefix: A file name without folders.
+            encoding_version: ``"0.6.1"``, ``"1.0.0"`` or ``"2.0.0"``.
         Raises:
-            ValueError: An encoding cannot be written. Nothing is written then.
+            ValueError: An argument is none of these, or an encoding cannot be written. Nothing is written then.
+        Example:
+            >>> sim = QuantizationSimModel(torch.nn.Linear(4, 2), torch.randn(1, 4))
+            >>> sim.compute_encodings(lambda model: model(torch.randn(32, 4)))
+            >>> sim.save_encodings_to_json(folder, "linear", encoding_version="2.0.0")
+            >>> sim.load_encodings(f"{folder}/linear.json")
         """
-        content = v1_0_0.to_dict(*self.encodings(), quantizer_args=self.quantizer_args())
+        if Path(filename_prefix).name != filename_prefix:
+            raise ValueError(
+                f"save_encodings_to_json: filename_prefix is {filename_prefix!r}, expected a file name. Put folders "
+                "into path."
+            )
+        content = encodings_files.to_dict(
+            encoding_version, *self.encodings(), keyed_by="torch", quantizer_args=self.quantizer_args()
+        )
         folder = Path(path)
         folder.mkdir(parents=True, exist_ok=True)
-        v1_0_0.write(folder / f"{filename_prefix}.json", content)
+        text.write(folder / f"{filename_prefix}.json", content)
 
     def load_encodings(
         self,
@@ -214,48 +233,45 @@ class QuantizationSimModel:
         requires_grad: bool | None = None,
         allow_overwrite: bool | None = True,
     ) -> None:
-        """Take ranges, bitwidths and symmetry from a 1.0.0 file whose tensors are named by module.
+        """Take ranges, bitwidths and symmetry from an encodings file: 0.6.1, 1.0.0 or 2.0.0, keyed by module or by the
+        tensors of the exported ONNX models.
 
-        Ranges that were dynamic become fixed.
+        Ranges that were dynamic become fixed. If it raises, the sim is as it was before.
 
         Args:
             encodings: The file, or its content.
-            strict: Whether an encoding for which there is no quantizer is an error; else it is skipped.
+            strict: Whether an encoding for which there is no quantizer, or one that is off, is an error; else it is
+                skipped.
             partial: Whether quantizers without an encoding keep theirs; else they are removed.
             requires_grad: ``True`` and ``False`` make the loaded ranges learned and fixed; ``None`` leaves them.
             allow_overwrite: ``False``: later calibrations leave the loaded ranges alone; ``None``: as before.
         Raises:
-            RuntimeError: ``strict``, and there are encodings without a quantizer. Nothing has changed.
-            ValueError: The file is not of this format, or an encoding does not fit.
+            RuntimeError: ``strict``, and there are encodings without a quantizer. The file holds no encodings at all.
+            ValueError: The file is damaged or of another format, or an encoding does not fit.
         """
-        read = v1_0_0.from_dict if isinstance(encodings, Mapping) else v1_0_0.read
-        activations, parameters = read(encodings)
-        given = {(name, False): encoding for name, encoding in activations.items()}
-        given |= {(name, True): encoding for name, encoding in parameters.items()}
-        slots = {(name, is_param): quantizer for name, is_param, quantizer in self._named_slots()}
-        unknown = [name for name, is_param in given if (name, is_param) not in slots]
-        if strict and unknown:
-            raise RuntimeError(
-                f"load_encodings: no quantizer for {', '.join(unknown[:5])}{' ...' if len(unknown) > 5 else ''}, "
-                "expected only tensors this sim quantizes. Pass strict=False to skip them."
-            )
-        loaded = {key: quantizer for key, quantizer in slots.items() if key in given}
-        before = [(quantizer, copy.deepcopy(quantizer.state_dict())) for quantizer in loaded.values()]
-        try:
-            for key, quantizer in loaded.items():
-                if quantizer._overwritable:
-                    quantizer.set_encoding(given[key], requires_grad=requires_grad)
-        except ValueError:
-            for quantizer, state in before:
-                quantizer.load_state_dict(state)
-            raise
-        for quantizer in loaded.values():
-            if allow_overwrite is not None:
-                quantizer.allow_overwrite(allow_overwrite)
-        if not partial:
-            self._remove(
-                {id(quantizer) for quantizer in slots.values()} - {id(quantizer) for quantizer in loaded.values()}
-            )
+        loading.load(
+            self, encodings, strict=strict, partial=partial, requires_grad=requires_grad,
+            allow_overwrite=allow_overwrite,
+        )  # fmt: skip
+
+    def load_and_freeze_encodings(
+        self, encoding_path: Mapping[str, Any] | str | PathLike[str], ignore_when_quantizer_disabled: bool = False
+    ) -> None:
+        """:meth:`load_encodings` for good: the loaded ranges are fixed, and later calibrations leave them alone.
+
+        Args:
+            encoding_path: The file, or its content.
+            ignore_when_quantizer_disabled: Skip encodings for which there is no quantizer, or one that is off.
+        Raises:
+            As :meth:`load_encodings`.
+        """
+        loading.load(
+            self, encoding_path, strict=not ignore_when_quantizer_disabled, requires_grad=False, allow_overwrite=False
+        )
+
+    def set_and_freeze_param_encodings(self, encoding_path: Mapping[str, Any] | str | PathLike[str]) -> None:
+        """:meth:`load_and_freeze_encodings` of the parameters in a file; what it says of activations is passed over."""
+        loading.load(self, encoding_path, requires_grad=False, allow_overwrite=False, parameters_only=True)
 
     def _remove(self, unwanted: set[int]) -> None:
         for _, module in self.named_qmodules():
@@ -281,6 +297,7 @@ class QuantizationSimModel:
             onnx_export_args: Arguments for the ONNX exporter.
             propagate_encodings: ``False``, the only value supported.
             export_to_torchscript: Also write a traced TorchScript file.
+            options: ``encoding_version`` (``"1.0.0"``) and ``filename_prefix_encodings``.
         """
         if propagate_encodings:
             raise NotImplementedError("export: propagate_encodings is True, expected False, the only value supported.")
@@ -290,6 +307,27 @@ class QuantizationSimModel:
             self, path, filename_prefix, dummy_input, export_to_torchscript=export_to_torchscript,
             onnx_export_args=onnx_export_args, **options,
         )  # fmt: skip
+
+
+def load_encodings_to_sim(
+    sim: QuantizationSimModel, pytorch_encoding_path: Mapping[str, Any] | str | PathLike[str]
+) -> None:
+    """Make a sim what the encodings file says: every encoding needs a quantizer, and quantizers without an encoding are
+    removed.
+
+    Args:
+        sim: Built from the model that was saved.
+        pytorch_encoding_path: The file, or its content.
+    Raises:
+        As :meth:`QuantizationSimModel.load_encodings`.
+    Example:
+        >>> sim = QuantizationSimModel(torch.nn.Linear(4, 2), torch.randn(1, 4))
+        >>> entry = {"name": "input_0", "output_dtype": "uint4", "y_scale": 0.5, "y_zero_point": 8}
+        >>> load_encodings_to_sim(sim, {"version": "2.0.0", "encodings": [entry]})
+        >>> [name for name, _ in sim.named_quantizers()]
+        ['input_quantizers.0']
+    """
+    loading.load(sim, pytorch_encoding_path, partial=False)
 
 
 def _checked_scheme(scheme: str | QuantScheme | None) -> QuantScheme:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +28,8 @@ class AffineEncoding:
         granularity: Per tensor, per channel or per block.
         num_steps: ``qmax - qmin``; ``None`` is ``2**bitwidth - 1``.
         block_size: Elements per scale along each dimension, -1 where one scale spans it; ``None`` without blocks.
+        axis: Dimension of the tensor that scales per channel, or blocks, lie on: from the left, or negative from the
+            right; ``None`` where it is not known.
     Raises:
         ValueError: A scale is not positive and finite, or the shapes differ.
     Example:
@@ -42,6 +45,7 @@ class AffineEncoding:
     granularity: Granularity = Granularity.per_tensor
     num_steps: int | None = None
     block_size: tuple[int, ...] | None = None
+    axis: int | None = None
 
     dtype = "INT"
 
@@ -74,20 +78,35 @@ class AffineEncoding:
         return qmin - self.offset
 
     def range(self, qmin: int, qmax: int, symmetric: bool, zero_point: int | None = None) -> tuple[Tensor, Tensor]:
-        """A range whose scale is this one to the last bit, for quantizers that hold min and max.
+        """A range whose scale is this one to the last bit, for quantizers that hold min and max in float32.
 
-        ``max - min`` is rounded on the way to a scale, so the naive ends may give a neighbour; the upper end is moved
-        by single steps until they do not. Where no range has exactly this scale the nearest is given.
+        ``max - min`` is rounded on the way to a scale, so the naive ends may give a neighbour; the ends are moved by
+        single steps, the upper one first, until they do not. Where no range has exactly this scale and zero point the
+        nearest is given.
         """
-        low, high = self.min, self.max
-        best, error = high, torch.full_like(high, float("inf"))
-        for steps in range(-4, 5):
-            candidate = high
-            for _ in range(abs(steps)):
-                candidate = torch.nextafter(
-                    candidate, torch.full_like(candidate, float("inf") if steps > 0 else float("-inf"))
-                )
-            scale, _ = _ops.encode_affine(low, candidate, qmin, qmax, symmetric, zero_point)
-            off = (scale - self.scale).abs()
-            best, error = torch.where(off < error, candidate, best), torch.minimum(off, error)
-        return low, best
+        wanted = self.zero_point(qmin).double()
+        ends = self.min.float(), self.max.float()
+        best, error = ends, torch.full_like(self.scale, float("inf"), dtype=torch.float64)
+        for down in _MOVES:
+            for up in _MOVES:
+                if not bool((error > 0).any()):
+                    return best
+                low, high = _moved(ends[0], down), _moved(ends[1], up)
+                scale, point = _ops.encode_affine(low, high, qmin, qmax, symmetric, zero_point)
+                off = (scale.double() - self.scale.double()).abs() / self.scale.double()
+                off = off + (point.double() - wanted).abs() / self.num_steps
+                closer = off < error
+                best = torch.where(closer, low, best[0]), torch.where(closer, high, best[1])
+                error = torch.minimum(off, error)
+        return best
+
+
+_MOVES = (0, -1, 1, -2, 2, -3, 3, -4, 4)
+
+
+def _moved(end: Tensor, steps: int) -> Tensor:
+    """``end``, that many numbers of its type up."""
+    towards = torch.full_like(end, math.copysign(math.inf, steps))
+    for _ in range(abs(steps)):
+        end = torch.nextafter(end, towards)
+    return end

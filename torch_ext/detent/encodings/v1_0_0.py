@@ -10,14 +10,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from os import PathLike
 from typing import Any
 
-import torch
-
 from ..defs import Granularity
+from . import checking, text
 from .affine import AffineEncoding
 
 __all__ = ["VERSION", "entry_of", "encoding_of", "from_dict", "read", "to_dict", "write"]
@@ -30,8 +28,9 @@ def entry_of(name: str, encoding: AffineEncoding) -> dict[str, Any]:
     """The entry of one tensor.
 
     Raises:
-        ValueError: Its blocks cannot be written as one number.
+        ValueError: Its blocks cannot be written as one number, or its grid not as a bitwidth.
     """
+    checking.check_grid(VERSION, name, encoding)
     entry = {
         "name": name,
         "enc_type": encoding.granularity.name.upper(),
@@ -42,48 +41,42 @@ def entry_of(name: str, encoding: AffineEncoding) -> dict[str, Any]:
         "offset": [round(offset) for offset in encoding.offset.flatten().tolist()],
     }
     if encoding.granularity is Granularity.per_block:
-        entry["block_size"] = _one_block(name, encoding)
+        entry["block_size"] = checking.block_of(VERSION, name, encoding)[1]
     return entry
-
-
-def _one_block(name: str, encoding: AffineEncoding) -> int:
-    blocks = encoding.block_size or ()
-    shape = encoding.scale.shape
-    runs = [block for block, scales in zip(blocks, shape) if scales > 1 and block != 1]
-    if len(runs) != 1 or runs[0] < 1:
-        raise ValueError(
-            f"{name}: blocks of {tuple(blocks)} for scales of shape {tuple(shape)}, expected runs along exactly one "
-            "dimension, of a size that is known: a 1.0.0 file has one number for them."
-        )
-    return runs[0]
 
 
 def encoding_of(entry: Mapping[str, Any]) -> AffineEncoding:
     """The encoding of one entry; ``scale`` and ``offset`` are flat, as the file does not say their shape.
 
     Raises:
-        ValueError: A key is missing, or the entry is not of an integer grid.
+        ValueError: A key is missing, a value is of another type or out of its range, or the entry is not of an integer
+            grid.
     """
-    name = entry.get("name")
-    missing = [key for key in _KEYS if key not in entry]
-    if missing:
+    entry = checking.fields("an entry", entry, ("name",))
+    where = checking.shown(checking.named("an entry: name", entry["name"]))
+    kinds = {kind.name.upper(): kind for kind in Granularity}
+    dtype, kind = entry.get("dtype", "INT"), entry.get("enc_type", "PER_TENSOR")
+    if dtype != "INT" or not isinstance(kind, str) or kind not in kinds:
         raise ValueError(
-            f"encodings: the entry of {name!r} lacks {', '.join(missing)}, expected the keys {', '.join(_KEYS)}."
+            f"encodings: {where} has dtype {checking.shown(dtype)} and enc_type {checking.shown(kind)}, expected 'INT' "
+            "and PER_TENSOR, PER_CHANNEL or PER_BLOCK."
         )
-    if entry["dtype"] != "INT" or entry["enc_type"].lower() not in Granularity.__members__:
-        raise ValueError(
-            f"encodings: {name!r} has dtype {entry['dtype']} and enc_type {entry['enc_type']}, expected INT and "
-            "PER_TENSOR, PER_CHANNEL or PER_BLOCK."
-        )
-    bits, symmetric = int(entry["bw"]), bool(entry["is_sym"])
-    offset = torch.tensor(entry["offset"], dtype=torch.float32)
-    strict = symmetric and bool((offset == -(2 ** (bits - 1) - 1)).all())  # -127 .. 127
-    block = entry.get("block_size")
-    return AffineEncoding(
-        torch.tensor(entry["scale"], dtype=torch.float32), offset, bits, symmetric,
-        Granularity[entry["enc_type"].lower()], 2**bits - 2 if strict else 2**bits - 1,
-        None if block is None else (int(block),),
-    )  # fmt: skip
+    entry = checking.fields(where, entry, _KEYS)
+    kind = kinds[entry["enc_type"]]
+    bits = checking.integer(f"{where}: bw", entry["bw"], 2, 32)
+    if not isinstance(entry["is_sym"], bool):
+        raise ValueError(f"encodings: {where}: is_sym is {checking.shown(entry['is_sym'])}, expected true or false.")
+    scale = checking.numbers(f"{where}: scale", checking.sequence(f"{where}: scale", entry["scale"]))
+    offset = checking.integers(
+        f"{where}: offset", checking.sequence(f"{where}: offset", entry["offset"]), 1 - 2**bits, 0
+    )
+    if kind is Granularity.per_tensor and len(scale) != 1:
+        raise ValueError(f"encodings: {where} is PER_TENSOR and has {len(scale)} scales, expected 1.")
+    block = None
+    if kind is Granularity.per_block:
+        checking.fields(where, entry, (*_KEYS, "block_size"))
+        block = checking.integer(f"{where}: block_size", entry["block_size"], 1, 2**63 - 1)
+    return checking.affine(where, scale, offset, bits, entry["is_sym"], kind, block_size=block)
 
 
 def to_dict(
@@ -93,7 +86,7 @@ def to_dict(
     excluded_layers: list[str] | None = None,
     quantizer_args: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The whole file as a dictionary, entries in the order given."""
+    """The whole file as a dictionary, entries in the order given. Both keyings have this layout."""
     return {
         "version": VERSION,
         "activation_encodings": [entry_of(name, encoding) for name, encoding in activations.items()],
@@ -110,21 +103,20 @@ def from_dict(content: Mapping[str, Any]) -> tuple[dict[str, AffineEncoding], di
         ValueError: It is not a 1.0.0 file.
     """
     version = content.get("version") if isinstance(content, Mapping) else None
-    if version != VERSION or not isinstance(content.get("activation_encodings"), list):
-        raise ValueError(f"encodings: the file has version {version!r}, expected '1.0.0' with lists of entries.")
-    parts = (content["activation_encodings"], content.get("param_encodings", []))
-    activations, parameters = ({entry.get("name"): encoding_of(entry) for entry in part} for part in parts)
+    if version != VERSION:
+        raise ValueError(f"encodings: the file has version {checking.shown(version)}, expected '1.0.0'.")
+    activations, parameters = (
+        checking.by_name(key, content.get(key, []), encoding_of)
+        for key in ("activation_encodings", "param_encodings")
+    )
     return activations, parameters
 
 
 def write(path: str | PathLike[str], content: Mapping[str, Any]) -> None:
     """Write what :func:`to_dict` gives."""
-    text = json.dumps(content, indent=1, sort_keys=False)
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(text + "\n")
+    text.write(path, content)
 
 
 def read(path: str | PathLike[str]) -> tuple[dict[str, AffineEncoding], dict[str, AffineEncoding]]:
     """Activation and parameter encodings of a file, by name; errors as :func:`from_dict`."""
-    with open(path, encoding="utf-8") as file:
-        return from_dict(json.load(file))
+    return from_dict(text.read(path))

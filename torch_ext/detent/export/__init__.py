@@ -22,6 +22,7 @@ def export_sim(
     export_to_torchscript: bool = False,
     onnx_export_args: Any = None,
     filename_prefix_encodings: str | None = None,
+    encoding_version: str = "1.0.0",
 ) -> None:
     """Write a calibrated simulation model for a runtime.
 
@@ -29,8 +30,8 @@ def export_sim(
     ``prefix_qdq.onnx``                 QuantizeLinear/DequantizeLinear where the simulation rounds; parameters as
                                         integers (int8; int4 for 4 bits; float where no integer type fits)
     ``prefix.onnx``                     the same graph without them, parameters in float
-    ``prefix.encodings``                1.0.0, keyed by the tensor names of both ONNX files
-    ``prefix_torch.encodings``          1.0.0, keyed by module
+    ``prefix.encodings``                keyed by the tensor names of both ONNX files
+    ``prefix_torch.encodings``          keyed by module; ``sim.load_encodings`` reads both
     ``prefix.safetensors``              ``sim.model.state_dict()``; :func:`read_state_dict` reads it
     ``prefix.torchscript.pth``          with ``export_to_torchscript``: the traced simulation
     ==================================  ===============================================================================
@@ -55,10 +56,11 @@ def export_sim(
             4 bits, 16 bits or blocks need it), ``input_names``, ``output_names``, ``dynamic_shapes`` and what else
             ``torch.onnx.export`` takes.
         filename_prefix_encodings: Start of the encodings files' names; ``None``: ``filename_prefix``.
+        encoding_version: Of both encodings files: ``"0.6.1"``, ``"1.0.0"`` or ``"2.0.0"``.
     Raises:
         RuntimeError: A quantizer has no range yet.
         ImportError: onnx, onnxscript or safetensors is missing.
-        ValueError: Something the chosen opset cannot say.
+        ValueError: Something the chosen opset or encodings version cannot say.
     Example:
         sim.export("out", "model", torch.randn(1, 3, 224, 224), onnx_export_args={"opset_version": 21})
     """
@@ -68,8 +70,11 @@ def export_sim(
             f"export: filename_prefix is {filename_prefix!r}, expected a file name. Put folders into path."
         )
 
-    from ..encodings import v1_0_0
+    from ..encodings import files as encodings_files
+    from ..encodings import text
     from . import files, freeze, onnx, torchscript
+
+    encodings_files.check_version(encoding_version)
 
     freeze.check_calibrated(sim)
     args, kwargs = freeze.call_arguments(dummy_input)
@@ -81,9 +86,11 @@ def export_sim(
         graph.strip()
         onnx.save(graph.model, folder / f"{filename_prefix}.onnx")
         named = tuple({name: q.encoding for name, q in part.items()} for part in (graph.activations, graph.parameters))
-        about = {"quantizer_args": sim.quantizer_args()}
-        v1_0_0.write(folder / f"{prefix}.encodings", v1_0_0.to_dict(*named, **about))
-        v1_0_0.write(folder / f"{prefix}_torch.encodings", v1_0_0.to_dict(*freeze.encodings(sim), **about))
+        for keyed_by, suffix, tensors in (("onnx", "", named), ("torch", "_torch", freeze.encodings(sim))):
+            content = encodings_files.to_dict(
+                encoding_version, *tensors, keyed_by=keyed_by, quantizer_args=sim.quantizer_args()
+            )
+            text.write(folder / f"{prefix}{suffix}.encodings", content)
         files.write_state_dict(sim.model, folder / f"{filename_prefix}.safetensors")
         if export_to_torchscript:
             torchscript.trace(freeze.cpu_copy(sim.model), args, kwargs, folder / f"{filename_prefix}.torchscript.pth")

@@ -144,7 +144,7 @@ class Numbers:
             scale, point = (tensor.cpu() for tensor in self._affine())
         return AffineEncoding(
             scale, self._grid.qmin - point.round(), self.bitwidth, self.symmetric, self.granularity, self._grid.steps,
-            self._concrete_blocks(),
+            self._concrete_blocks(), self._known_axis(),
         )  # fmt: skip
 
     def _concrete_blocks(self) -> tuple[int, ...] | None:
@@ -153,6 +153,11 @@ class Numbers:
         if self.block_size is None or tensor is None or tensor.dim() != len(self.shape):
             return self.block_size
         return tuple(self._layout.blocks_for(type(self).__name__, tensor))
+
+    def _known_axis(self) -> int | None:
+        """The axis of scales per channel, counted from the left where the rank of the followed parameter is known."""
+        tensor = self._source.tensor() if self._source is not None else None
+        return self._axis if self._axis is None or tensor is None else self._axis + tensor.dim()
 
     def set_range(self, min: Tensor | float | Sequence[float], max: Tensor | float | Sequence[float]) -> None:
         """Give the quantizer a range. Mode ``"dynamic"`` becomes ``"fixed"``; the others stay.
@@ -204,7 +209,7 @@ class Numbers:
             fixed = None if first == round((low + high) / 2) else first
         grid = Grid.of(type(self).__name__, low, high, encoding.is_symmetric, fixed)
         held = AffineEncoding(
-            encoding.scale.reshape(self.shape).float(), encoding.offset.reshape(self.shape).float(), bits,
+            encoding.scale.reshape(self.shape), encoding.offset.reshape(self.shape), bits,
             encoding.is_symmetric, self.granularity, encoding.num_steps, self.block_size,
         )  # fmt: skip
         ends = held.range(grid.qmin, grid.qmax, grid.symmetric, grid.zero_point)

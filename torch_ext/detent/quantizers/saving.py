@@ -37,6 +37,28 @@ class Saving:
         self._note_versions()
         self._refresh()
 
+    def _remember(self) -> tuple:
+        """All that loading an encoding changes, for :meth:`_recall`."""
+        tensors = [
+            (tensor, tensor.detach().clone(), tensor.requires_grad) for tensor in (*self.parameters(), *self.buffers())
+        ]
+        held = {key: value for key, value in self.__dict__.items() if key not in ("_parameters", "_buffers")}
+        return held, dict(self._parameters), dict(self._buffers), tensors, self.is_initialized()
+
+    @torch.no_grad()
+    def _recall(self, remembered: tuple) -> None:
+        """Be as at :meth:`_remember`: the same tensor objects with the same values."""
+        held, parameters, buffers, tensors, initialized = remembered
+        self.__dict__.update(held)
+        self._parameters.update(parameters)
+        self._buffers.update(buffers)
+        for tensor, value, requires_grad in tensors:
+            tensor.copy_(value)
+            tensor.requires_grad_(requires_grad)
+        self._initialized = initialized
+        self._note_versions()
+        self._refresh()
+
     def _load_from_state_dict(
         self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
     ):

@@ -1,0 +1,157 @@
+"""The 2.0.0 encodings file: one list of entries in the words of ONNX QuantizeLinear.
+
+    {"version": "2.0.0",
+     "encodings": [{"name": "conv1.input_0", "output_dtype": "uint8", "y_scale": 0.0184, "y_zero_point": 114},
+                   {"name": "conv1.weight", "output_dtype": "int8", "y_scale": [...], "axis": 0},
+                   {"name": "fc.weight", "output_dtype": "int4", "y_scale": [[...], ...], "axis": 1, "block_size": 32}]}
+
+``y_zero_point`` is left out where it is zero throughout. The format does not say symmetric: a signed type without
+zero points is, everything else is not, and is written so.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from os import PathLike
+from typing import Any
+
+from ..defs import Granularity
+from . import checking, text
+from .affine import AffineEncoding
+
+__all__ = ["VERSION", "encoding_of", "entry_of", "from_dict", "read", "to_dict", "write"]
+
+VERSION = "2.0.0"
+_KEYS = ("name", "output_dtype", "y_scale")
+_DTYPE = re.compile(r"(u?)int([2-9]|[12][0-9]|3[0-2])")
+_ACTIVATION = re.compile(r"(?:.*\.)?(?:input|output)_[0-9]+(?:_[0-9]+)?", re.DOTALL)
+_DEPTH = 8
+
+
+def entry_of(name: str, encoding: AffineEncoding) -> dict[str, Any]:
+    """The entry of one tensor: symmetric as ``int``, asymmetric as ``uint``, whatever the grid counts from.
+
+    Raises:
+        ValueError: It has blocks, or a grid, that this format cannot say.
+    """
+    bits, symmetric = encoding.bitwidth, encoding.is_symmetric
+    if encoding.num_steps != 2**bits - 1:
+        raise ValueError(
+            f"{name}: the grid has {encoding.num_steps + 1} codes, expected the {2**bits} of {bits} bits: a 2.0.0 file "
+            "has whole integer types only. Write 0.6.1 or 1.0.0, which hold symmetric grids without their lowest code."
+        )
+    points = encoding.zero_point(-(2 ** (bits - 1)) if symmetric else 0).double().round()
+    if symmetric and bool((points != 0).any()):
+        raise ValueError(
+            f"{name}: it is symmetric around code {points.flatten()[0].item():g} of a signed grid, expected 0: a 2.0.0 "
+            "file cannot tell that from asymmetric. Write 0.6.1 or 1.0.0."
+        )
+    axis, block = encoding.axis, None
+    if encoding.granularity is Granularity.per_block:
+        axis, block = checking.block_of(VERSION, name, encoding)
+        scale = encoding.scale
+    elif encoding.granularity is Granularity.per_channel:
+        if axis is None:
+            sizes = list(encoding.scale.shape)
+            axis = max(range(len(sizes)), key=sizes.__getitem__) - len(sizes)
+        scale, points = encoding.scale.flatten(), points.flatten()
+    else:
+        axis, scale, points = None, encoding.scale.reshape(()), points.reshape(())
+    entry = {"name": name, "output_dtype": f"{'int' if symmetric else 'uint'}{bits}", "y_scale": scale.tolist()}
+    if bool((points != 0).any()):
+        entry["y_zero_point"] = points.long().tolist()
+    if axis is not None:
+        entry["axis"] = axis
+    if block is not None:
+        entry["block_size"] = block
+    return entry
+
+
+def encoding_of(entry: Mapping[str, Any]) -> AffineEncoding:
+    """The encoding of one entry; scale and offset are shaped as in the file.
+
+    Raises:
+        ValueError: A key is missing, a value is of another type or out of its range, or the entry is not of an integer
+            grid.
+    """
+    entry = checking.fields("an entry", entry, ("name",))
+    where = checking.shown(checking.named("an entry: name", entry["name"]))
+    entry = checking.fields(where, entry, _KEYS)
+    dtype = _DTYPE.fullmatch(entry["output_dtype"]) if isinstance(entry["output_dtype"], str) else None
+    if dtype is None:
+        raise ValueError(
+            f"encodings: {where}: output_dtype is {checking.shown(entry['output_dtype'])}, expected int2 .. int32 or "
+            "uint2 .. uint32."
+        )
+    signed, bits = not dtype[1], int(dtype[2])
+    qmin = -(2 ** (bits - 1)) if signed else 0
+    flat, shape = _flattened(f"{where}: y_scale", entry["y_scale"])
+    scale = checking.numbers(f"{where}: y_scale", flat)
+    points = [0] * len(scale)
+    if entry.get("y_zero_point") is not None:
+        flat, other = _flattened(f"{where}: y_zero_point", entry["y_zero_point"])
+        if other != shape:
+            raise ValueError(f"encodings: {where}: y_zero_point has shape {other}, expected {shape}, that of y_scale.")
+        points = checking.integers(f"{where}: y_zero_point", flat, qmin, qmin + 2**bits - 1)
+    axis = block = None
+    kind = Granularity.per_channel if shape else Granularity.per_tensor
+    if shape:
+        checking.fields(where, entry, (*_KEYS, "axis"))
+        axis = checking.integer(f"{where}: axis", entry["axis"], -_DEPTH, _DEPTH - 1)
+        if entry.get("block_size") is not None:
+            kind = Granularity.per_block
+            block = checking.integer(f"{where}: block_size", entry["block_size"], 1, 2**63 - 1)
+        elif len(shape) > 1:
+            raise ValueError(f"encodings: {where}: y_scale has shape {shape}, expected one dimension or a block_size.")
+    symmetric = signed and not any(points)
+    offset = [qmin - point for point in points]
+    return checking.affine(where, scale, offset, bits, symmetric, kind, shape=shape, block_size=block, axis=axis)
+
+
+def _flattened(where: str, value: Any) -> tuple[list[Any], tuple[int, ...]]:
+    """A number, or lists of lists of one length each, as a flat list and its shape."""
+    shape: list[int] = []
+    level = [value]
+    while isinstance(level[0], (list, tuple)):
+        length = len(level[0])
+        ragged = not all(isinstance(part, (list, tuple)) and len(part) == length for part in level)
+        if ragged or length == 0 or len(shape) == _DEPTH:
+            raise ValueError(
+                f"encodings: {where} is ragged, empty or nested deeper than {_DEPTH}, expected a number or lists of "
+                "the same length."
+            )
+        shape.append(length)
+        level = [item for part in level for item in part]
+    return level, tuple(shape)
+
+
+def to_dict(activations: Mapping[str, AffineEncoding], parameters: Mapping[str, AffineEncoding]) -> dict[str, Any]:
+    """The whole file as a dictionary, entries in the order given. Both keyings have this layout."""
+    entries = [entry_of(name, encoding) for part in (activations, parameters) for name, encoding in part.items()]
+    return {"version": VERSION, "encodings": entries}
+
+
+def from_dict(content: Mapping[str, Any]) -> tuple[dict[str, AffineEncoding], dict[str, AffineEncoding]]:
+    """Activation and parameter encodings by name; activations are those called ``....input_0`` or ``....output_0``.
+
+    Raises:
+        ValueError: It is not a 2.0.0 file.
+    """
+    version = content.get("version") if isinstance(content, Mapping) else None
+    if version != VERSION:
+        raise ValueError(f"encodings: the file has version {checking.shown(version)}, expected {VERSION!r}.")
+    checking.fields("the file", content, ("encodings",))
+    found = checking.by_name("encodings", content["encodings"], encoding_of)
+    activations = {name: encoding for name, encoding in found.items() if _ACTIVATION.fullmatch(name)}
+    return activations, {name: encoding for name, encoding in found.items() if name not in activations}
+
+
+def write(path: str | PathLike[str], content: Mapping[str, Any]) -> None:
+    """Write what :func:`to_dict` gives."""
+    text.write(path, content)
+
+
+def read(path: str | PathLike[str]) -> tuple[dict[str, AffineEncoding], dict[str, AffineEncoding]]:
+    """Activation and parameter encodings of a file, by name; errors as :func:`from_dict`."""
+    return from_dict(text.read(path))

@@ -24,7 +24,8 @@ def test_docstring_examples_run(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     module = importlib.import_module(name)
-    given = {"torch": torch, "detent": detent, "nn": torch.nn, "QuantizeDequantize": detent.quantizers.QuantizeDequantize}
+    given = {"torch": torch, "detent": detent, "nn": torch.nn, "folder": str(tmp_path)}
+    given["QuantizeDequantize"] = detent.quantizers.QuantizeDequantize
     results = doctest.testmod(module, extraglobs=given, optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
     assert results.failed == 0
 

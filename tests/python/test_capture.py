@@ -124,7 +124,8 @@ def test_placement_in_resnet_20(resnet):
     block = [name for name in names(sim) if name.startswith("layer2.0.")]
     assert block == [
         "layer2.0.conv1.param_quantizers.weight", "layer2.0.conv2.param_quantizers.weight",
-        "layer2.0.bn2.output_quantizers.0", "layer2.0.relu_0.output_quantizers.0", "layer2.0.relu_1.output_quantizers.0",
+        "layer2.0.bn2.output_quantizers.0", "layer2.0.relu_0.output_quantizers.0",
+        "layer2.0.relu_1.output_quantizers.0",
     ]  # fmt: skip
     assert [name for name in names(sim) if "input" in name] == ["conv1.input_quantizers.0"]
     assert "layer1.0.add_0" in str(sim) and "inside a supergroup" in str(sim) and "avg_pool2d_0" in str(sim)
@@ -241,6 +242,30 @@ def test_unknown_functions_pass_and_are_listed(x):
 
     sim = calibrated(module_of(forward, nn.Conv2d(3, 3, 1)), x)
     assert "fft_rfft" in str(sim) and "layers.0.input_quantizers.0" in names(sim)
+
+
+def test_more_uses_than_the_sample_made(x):
+    def forward(self, x, times=2):
+        for _ in range(times):
+            x = self.layers[0](self.relu(x))
+        return x
+
+    sim = calibrated(module_of(forward, nn.Conv2d(3, 3, 1)), x)
+    with pytest.warns(UserWarning, match="relu did not run with the sample"):
+        sim.model(x, times=3)
+
+
+def test_numbers_from_elsewhere_are_on_no_grid(x):
+    def forward(self, x):
+        a, b, c = self.layers
+        y = a(x)
+        y[:, :1] = x[:, :1]
+        return b(y), c(torch.max(a(x), x)), c(F.pad(a(x), (1, 1, 1, 1), "constant", 0.3))
+
+    sim = calibrated(module_of(forward, *(nn.Conv2d(3, 3, 1) for _ in range(3))), x)
+    assert {"layers.1.input_quantizers.0", "layers.2.input_quantizers.0", "layers.2.use_1.input_quantizers.0"} <= set(
+        names(sim)
+    )
 
 
 def test_own_parameters_in_functions_and_taken_names(x):

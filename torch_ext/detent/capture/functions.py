@@ -41,7 +41,10 @@ _ELEMENTWISE = {
     ("add", "__add__", "__radd__", "__iadd__"): ("Add", _XY),
     ("sub", "subtract", "rsub", "__sub__", "__rsub__", "__isub__"): ("Sub", _XY),
     ("mul", "multiply", "__mul__", "__rmul__", "__imul__"): ("Mul", _XY),
-    ("div", "divide", "true_divide", "__truediv__", "__rtruediv__", "__itruediv__", "__rdiv__", "__idiv__"): ("Div", _XY),
+    ("div", "divide", "true_divide", "__truediv__", "__rtruediv__", "__itruediv__", "__rdiv__", "__idiv__"): (
+        "Div",
+        _XY,
+    ),
     ("pow", "__pow__", "__rpow__", "__ipow__", "float_power"): ("Pow", _XY),
     ("maximum",): ("Max", _XY),
     ("minimum",): ("Min", _XY),

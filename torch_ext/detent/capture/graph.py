@@ -20,7 +20,7 @@ __all__ = ["Event", "Graph", "Read", "Value", "record"]
 #: Leaf modules whose outputs hold only numbers of their inputs.
 MOVING = ("MaxPool", "GlobalMaxPool", "Flatten", "Dropout", "Identity")
 
-_HUGE = 1e30  # a mask, not data
+_HUGE = 1e8  # a mask, not data
 
 
 @dataclass(eq=False)
@@ -105,9 +105,11 @@ class _Recorder(TorchFunctionMode):
         origins = [self._origin(t) for t in tree_leaves(given) if is_quantizable(t)]
         y = func(*args, **kwargs)
         made = [t for t in tree_leaves(y) if isinstance(t, Tensor) and (is_quantizable(t) or t.is_complex())]
+        if func is Tensor.__setitem__:
+            made = [args[0]]
         if not made:
             return y
-        known = func in MOVERS and (kwargs.get("mode", "constant") != "constant" or not kwargs.get("value"))
+        known = func in MOVERS and not _mixes(func, args, kwargs)
         if not known:
             path = self.frames[-1].path
             self.graph.unknown.setdefault(path, set()).add(getattr(func, "__name__", str(func)))
@@ -201,6 +203,15 @@ class _Recorder(TorchFunctionMode):
                 event.output = Value(event, masking=_masking(first))
                 self._set(first, event.output, True)
             self.graph.events.append(event)
+
+
+def _mixes(func, args: tuple, kwargs: dict) -> bool:
+    """Whether this call of a mover brings in numbers from elsewhere."""
+    if func in (torch.max, torch.min, Tensor.max, Tensor.min):
+        return any(isinstance(other, Tensor) for other in (*args[1:], *kwargs.values()))
+    if func is torch.nn.functional.pad:
+        return bool(kwargs.get("value") or (len(args) > 3 and args[3]))
+    return False
 
 
 def _masking(tensor: Tensor) -> bool:

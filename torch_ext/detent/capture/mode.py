@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..nn.base import entries
-from ..nn.calls import Caller, _pop, _push, caller
+from ..nn.calls import Caller, caller, pop, push
 from .functions import OPERATORS, carries_floats
 from .sites import CallSite
 
@@ -20,7 +20,7 @@ __all__ = ["Capture", "Captured", "captured_class"]
 
 @dataclass
 class Capture:
-    """What a captured module knows of its call sites; ``None`` as a child's name: known and left in float."""
+    """What a captured module knows of its call sites; ``None`` as a child's name: known, and left in float."""
 
     path: str = ""
     names: dict[str, str | None] = field(default_factory=dict)  # call site -> child
@@ -74,7 +74,8 @@ class Calls(Caller):
         self.capture.late.append(name)
         path = f"{self.path}.{name}" if self.path and not name.startswith(f"{self.path}.") else name
         warnings.warn(
-            f"{path} did not run with the sample input and passes in float. Build the sim from a sample that reaches it.",
+            f"{path} did not run with the sample input and passes in float. Build the sim from a sample that "
+            "reaches it.",
             stacklevel=4,
         )
 
@@ -103,11 +104,11 @@ def _captured_forward(float_forward):
         top = caller()
         if top is None:
             return run(self, args, kwargs)
-        _pop()
+        pop()
         try:
             return run(self, args, kwargs)
         finally:
-            _push(top)
+            push(top)
 
     def run(self, args, kwargs):
         capture = self._detent

@@ -172,9 +172,8 @@ class _Installer:
         capture, key = owner._detent, event.site
         site = owner._modules.get(capture.names.get(key) or "")
         if site is None:
-            slots = max((read.slot for read in event.reads), default=-1) + 1
-            site = CallSite(event.operator.name, event.onnx_op, slots)
-        while len(site.input_quantizers) < len(event.reads):
+            site = CallSite(event.operator.name, event.onnx_op, 0)
+        while len(site.input_quantizers) <= max((read.slot for read in event.reads), default=-1):
             site.input_quantizers.append(None)
         if self.decisions.output(event):
             self._activation(site.output_quantizers, 0)
@@ -198,7 +197,8 @@ class _Installer:
         if read.parameter is None:
             if weight and not self.decisions.on_grid(read.value):
                 if site.input_quantizers[read.slot] is None:
-                    site.input_quantizers[read.slot] = self._quantizer(shape, self.param_bw, True, self._activation_mode)
+                    made = self._quantizer(shape, self.param_bw, True, self._activation_mode)
+                    site.input_quantizers[read.slot] = made
             elif self.decisions.input(read):
                 self._activation(site.input_quantizers, read.slot)
             return

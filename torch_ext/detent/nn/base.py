@@ -54,7 +54,7 @@ def _deepcopied(state: dict, memo: dict) -> dict:
 
 
 def entries(module: nn.Module):
-    """``(slot, name, quantizer)`` of every entry of ``module`` that is not ``None``; slot: "input", "param", "output"."""
+    """``(slot, name, quantizer)`` of every entry that is not ``None``; slot is "input", "param" or "output"."""
     for slot in ("input", "param", "output"):
         for name, quantizer in holder(module, slot).items():
             if quantizer is not None:

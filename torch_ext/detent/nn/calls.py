@@ -7,12 +7,12 @@ import functools
 import torch
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["Caller", "caller", "leaf_forward"]
+__all__ = ["Caller", "caller", "leaf_forward", "pop", "push"]
 
 _count = torch._C._len_torch_function_stack
 _at = torch._C._get_function_stack_at
-_push = torch._C._push_on_torch_function_stack
-_pop = torch._C._pop_torch_function_stack
+push = torch._C._push_on_torch_function_stack
+pop = torch._C._pop_torch_function_stack
 
 
 class Caller(TorchFunctionMode):
@@ -39,16 +39,8 @@ def caller() -> Caller | None:
     return top if isinstance(top, Caller) else None
 
 
-def leave() -> None:
-    _pop()
-
-
-def back(mode: Caller) -> None:
-    _push(mode)
-
-
 def leaf_forward(inner, float_forward):
-    """The forward of a leaf: ``inner(self, at, ...)`` outside its caller's mode, ``at`` holding this use's quantizers."""
+    """A leaf's forward: ``inner(self, at, ...)`` outside its caller's mode; ``at`` holds the quantizers of this use."""
 
     @functools.wraps(float_forward)
     def forward(self, *args, **kwargs):
@@ -56,10 +48,10 @@ def leaf_forward(inner, float_forward):
         if top is None:
             return inner(self, self, *args, **kwargs)
         at = self if self._uses is None else self._use(top)
-        _pop()
+        pop()
         try:
             return inner(self, at, *args, **kwargs)
         finally:
-            _push(top)
+            push(top)
 
     return forward

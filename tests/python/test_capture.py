@@ -244,6 +244,19 @@ def test_unknown_functions_pass_and_are_listed(x):
     assert "fft_rfft" in str(sim) and "layers.0.input_quantizers.0" in names(sim)
 
 
+def test_a_module_without_call_sites_meets_one_later(x):
+    def inner(self, x):
+        return F.silu(x) if x.shape[0] == 1 else x
+
+    def forward(self, x):
+        return self.layers[0](self.layers[1](x))
+
+    net = module_of(forward, nn.Conv2d(3, 3, 1), module_of(inner))
+    sim = calibrated(nn.Sequential(net, nn.Conv2d(3, 3, 1)), x)
+    with pytest.warns(UserWarning, match="0.layers.1.silu_0 did not run with the sample"):
+        sim.model(x[:1])
+
+
 def test_more_uses_than_the_sample_made(x):
     def forward(self, x, times=2):
         for _ in range(times):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from ..nn.base import entries
+from ..nn.base import QuantizedModule, entries
 from ..nn.calls import Caller, caller, pop, push
 from .functions import OPERATORS, carries_floats
 from .sites import CallSite
@@ -28,8 +28,20 @@ class Capture:
     reused: list[nn.Module] = field(default_factory=list)  # children that are used more than once in one call
     late: list[str] = field(default_factory=list)  # first met after construction
 
-    def active(self, module: nn.Module) -> bool:
-        """Whether a call needs the mode: some quantizer of a call site or of a reused child is on."""
+    def active(self, module: nn.Module, inside: bool) -> bool:
+        """Whether a call needs the mode: some quantizer of a call site or of a reused child is on.
+
+        A module without call sites may meet one later: it enters the mode where its caller has, and where a leaf among
+        its children quantizes.
+        """
+        if not self.names:
+            if inside:
+                return True
+            for child in module._modules.values():
+                if isinstance(child, QuantizedModule):
+                    for _, _, quantizer in entries(child):
+                        if getattr(quantizer, "enabled", True):
+                            return True
         for name in self.names.values():
             if name is not None and module._modules[name].on(module):
                 return True
@@ -103,16 +115,16 @@ def _captured_forward(float_forward):
     def forward(self, *args, **kwargs):
         top = caller()
         if top is None:
-            return run(self, args, kwargs)
+            return run(self, args, kwargs, False)
         pop()
         try:
-            return run(self, args, kwargs)
+            return run(self, args, kwargs, True)
         finally:
             push(top)
 
-    def run(self, args, kwargs):
+    def run(self, args, kwargs, inside):
         capture = self._detent
-        if not capture.active(self):
+        if not capture.active(self, inside):
             return float_forward(self, *args, **kwargs)
         with Calls(self, capture):
             return float_forward(self, *args, **kwargs)

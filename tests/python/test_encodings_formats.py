@@ -42,6 +42,7 @@ def simulation(scheme=None, bits=(8, 8), calibrate=True, seed=3):
     modules.block[0].param_quantizers["weight"] = QuantizeDequantize((6, 1, 1, 1), bits[1], False, mode="fixed")
     modules.conv.input_quantizers[0] = QuantizeDequantize((1,), bits[0], True, mode="fixed")
     modules.block[0].input_quantizers[0] = QuantizeDequantize((6, 1, 1), bits[0], False, mode="fixed")
+    modules.fc.input_quantizers[0] = QuantizeDequantize((1,), bits[0], False, mode="fixed")
     if calibrate:
         sim.compute_encodings(lambda model: model(x))
     return sim, x
@@ -286,12 +287,12 @@ def test_freezing_parameters_leaves_activations_alone(version, tmp_path):
     fresh, _ = simulation(LEARNED, calibrate=False)
     fresh.set_and_freeze_param_encodings(tmp_path / "net.json")
     frozen = fresh.model.conv.param_quantizers["weight"]
-    assert frozen.mode == "fixed" and not fresh.model.fc.input_quantizers[0].is_initialized()
+    assert frozen.mode == "fixed" and not fresh.model.fc.output_quantizers[0].is_initialized()
     before = frozen.get_scale().clone()
     with torch.no_grad():
         fresh.model.conv.weight.mul_(2)
     fresh.compute_encodings(lambda model: model(x))
-    assert torch.equal(frozen.get_scale(), before) and fresh.model.fc.input_quantizers[0].mode == "learned"
+    assert torch.equal(frozen.get_scale(), before) and fresh.model.fc.output_quantizers[0].mode == "learned"
     with pytest.raises(RuntimeError, match="no encodings of parameters"):
         fresh.set_and_freeze_param_encodings(to_dict(version, sim.encodings()[0], {}, keyed_by="torch"))
 

@@ -86,7 +86,8 @@ def test_onnx_runtime_reproduces_the_simulation(tmp_path, bits, scheme):
     export(sim, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == FILES
     for level in ("ORT_DISABLE_ALL", "ORT_ENABLE_ALL"):
-        assert_reproduced(sim, tmp_path, level, share=0.1 if bits == 16 else 0.03)
+        # On few levels, sums often end at the middle between two steps.
+        assert_reproduced(sim, tmp_path, level, share=0.1 if bits == 16 else 0.06 if bits < 4 else 0.03)
 
 
 def test_a_relu_before_a_grid_below_zero_survives_four_bits(tmp_path):
@@ -100,7 +101,7 @@ def test_a_relu_before_a_grid_below_zero_survives_four_bits(tmp_path):
 
     sim = QuantizationSimModel(AfterRelu(), torch.randn(1, 8), default_output_bw=4, quant_scheme=LEARNED)
     sim.compute_encodings(lambda model: model(torch.randn(64, 8)))
-    sim.model.head.input_quantizers[0].set_range(-1.0, 2.0)
+    sim.model.relu.output_quantizers[0].set_range(-1.0, 2.0)
     sim.export(tmp_path, "m", torch.randn(64, 8))
     x = torch.randn(64, 8)
     scale = sim.model.head.output_quantizers[0].get_scale().item()
@@ -126,7 +127,9 @@ def test_names_agree(tmp_path):
     encodings = json.loads((tmp_path / "m.encodings").read_text())
     activations = {entry["name"] for entry in encodings["activation_encodings"]}
     parameters = {entry["name"] for entry in encodings["param_encodings"]}
-    assert {"conv.input_0", "conv2.input_0", "head.output_0"} <= activations
+    assert {
+        "conv.input_0", "relu.output_0", "conv2.output_0", "relu.use_1.output_0", "head.output_0",
+    } == activations  # fmt: skip
     assert parameters == {"conv.weight", "conv2.weight", "head.weight"}
     for name in ("m.onnx", "m_qdq.onnx"):
         graph = onnx.load(tmp_path / name).graph
@@ -175,11 +178,11 @@ def test_blocks(tmp_path, shape):
 
 def test_off_quantizers_leave_no_trace(tmp_path):
     sim = simulation()
-    sim.model.conv2.input_quantizers[0].enabled = False
+    sim.model.conv2.output_quantizers[0].enabled = False
     sim.model.conv2.param_quantizers["weight"].enabled = False
     export(sim, tmp_path)
     text = (tmp_path / "m.encodings").read_text()
-    assert "conv2.input_0" not in text and "conv2.weight" not in text and "conv.weight" in text
+    assert "conv2.output_0" not in text and "conv2.weight" not in text and "conv.weight" in text
     assert_reproduced(sim, tmp_path, "ORT_DISABLE_ALL")
 
 
@@ -274,7 +277,7 @@ def test_a_failure_leaves_no_files(tmp_path, monkeypatch):
 @pytest.mark.parametrize("opset", [18, 20])
 def test_sixteen_bits_without_the_opset_still_reproduce(tmp_path, opset):
     sim = simulation(8)
-    sim.model.conv2.input_quantizers[0].bitwidth = 16
+    sim.model.conv2.output_quantizers[0].bitwidth = 16
     sim.compute_encodings(lambda model: model(torch.randn(64, 1, 4, 4)))
     export(sim, tmp_path, onnx_export_args={"opset_version": opset})
     assert_reproduced(sim, tmp_path, "ORT_DISABLE_ALL")

@@ -54,8 +54,9 @@ def calibrated(net, x, scheme="min_max", **options):
 def test_placement(net, x):
     sim = QuantizationSimModel(net, x, default_output_bw=6, default_param_bw=4)
     assert [name for name, _ in sim.named_quantizers()] == [
-        "conv.param_quantizers.weight", "conv.input_quantizers.0", "up.param_quantizers.weight",
-        "up.input_quantizers.0", "fc.param_quantizers.weight", "fc.input_quantizers.0", "fc.output_quantizers.0",
+        "conv.param_quantizers.weight", "conv.input_quantizers.0", "relu.output_quantizers.0",
+        "up.param_quantizers.weight", "up.output_quantizers.0", "pool.output_quantizers.0",
+        "fc.param_quantizers.weight", "fc.output_quantizers.0",
     ]  # fmt: skip
     quantizers = dict(sim.named_quantizers())
     weight, entry = quantizers["conv.param_quantizers.weight"], quantizers["conv.input_quantizers.0"]
@@ -119,7 +120,7 @@ def test_failing_sample_leaves_an_in_place_model_alone(net):
 @pytest.mark.parametrize("sample", ["tensor", "tuple", "list", "mapping"])
 def test_forms_of_the_sample(net, x, sample):
     form = {"tensor": x, "tuple": (x,), "list": [x], "mapping": {"x": x}}[sample]
-    assert len(list(QuantizationSimModel(net, form).quantizers())) == 7
+    assert len(list(QuantizationSimModel(net, form).quantizers())) == 8
 
 
 def test_forward_before_calibration_raises_and_names_the_quantizer(net, x):
@@ -209,9 +210,9 @@ def test_a_layer_that_saw_nothing_passes_float_and_is_listed(x):
 
 def test_recalibration_keeps_ranges_that_saw_nothing(net, x):
     sim = calibrated(net, x)
-    before = sim.model.fc.input_quantizers[0].max.item()
+    before = sim.model.fc.output_quantizers[0].max.item()
     sim.compute_encodings(lambda model: model.conv(x * 2))
-    assert sim.model.fc.input_quantizers[0].max.item() == before
+    assert sim.model.fc.output_quantizers[0].max.item() == before
     assert sim.model.conv.input_quantizers[0].max.item() == pytest.approx(2 * x.max().item())
 
 
@@ -301,16 +302,24 @@ def test_every_leaf(index):
     assert torch.equal(a[0], b[0])
 
 
-def test_subclasses_and_parametrized_layers_are_left_and_listed(x):
+def test_subclasses_and_parametrized_layers_are_quantized_where_they_call(x):
     class Special(nn.Conv2d):
         def forward(self, x):
             return super().forward(x) * 2
 
     net = nn.Sequential(
         Special(3, 3, 1), torch.nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 3, 1)), nn.Conv2d(3, 2, 1)
-    )
+    ).eval()
     sim = calibrated(net, x)
-    assert type(sim.model[0]) is Special and str(sim).count("not one of detent.nn.CLASSES") >= 2
+    names = {name for name, _ in sim.named_quantizers()}
+    assert isinstance(sim.model[0], Special) and {
+        "0.param_quantizers.weight", "0.conv2d_0.input_quantizers.0", "0.conv2d_0.output_quantizers.0",
+        "0.mul_0.output_quantizers.0", "1.conv2d_0.input_quantizers.1", "1.conv2d_0.output_quantizers.0",
+    } <= names  # fmt: skip
+    assert "0.conv2d_0.input_quantizers.1" not in names
+    assert torch.unique(sim.model(x)).numel() <= 256 and torch.equal(copy.deepcopy(sim.model)(x), sim.model(x))
+    with quantization_disabled(sim.model):
+        assert torch.equal(sim.model(x), net(x))
 
 
 def test_hooks_and_attributes_survive(net, x):
@@ -343,7 +352,7 @@ def test_tied_weights_share_one_quantizer(x):
     assert torch.equal(copied(tokens), model(tokens))
 
 
-def test_a_reused_layer_is_noted(x):
+def test_a_reused_layer_has_quantizers_for_each_use(x):
     class Twice(nn.Module):
         def __init__(self):
             super().__init__()
@@ -352,13 +361,18 @@ def test_a_reused_layer_is_noted(x):
         def forward(self, x):
             return self.conv(self.conv(x))
 
-    assert "runs 2 times" in str(calibrated(Twice(), x))
+    sim = calibrated(Twice(), x)
+    assert [name for name, _ in sim.named_quantizers()] == [
+        "conv.param_quantizers.weight", "conv.input_quantizers.0", "conv.output_quantizers.0",
+        "conv.use_1.output_quantizers.0",
+    ]  # fmt: skip
+    assert sim.model.conv.output_quantizers[0].max != sim.model.conv.use_1.output_quantizers[0].max
 
 
 def test_dynamic_weights_follow_training_and_learned_ones_are_trained(net, x):
     for scheme in ("min_max", LEARNED):
         sim = calibrated(net, x, scheme)
-        quantizer, activation = sim.model.fc.param_quantizers["weight"], sim.model.fc.input_quantizers[0]
+        quantizer, activation = sim.model.fc.param_quantizers["weight"], sim.model.pool.output_quantizers[0]
         scale, held = quantizer.get_scale().clone(), activation.max.clone()
         optimizer = torch.optim.SGD(sim.model.parameters(), lr=0.1)
         for _ in range(3):
@@ -473,7 +487,7 @@ def test_averaged_model(net, x):
 
 def test_report_lists_every_quantizer(net, x):
     sim = QuantizationSimModel(net, x)
-    assert str(sim).count("not calibrated yet") == 7
+    assert str(sim).count("not calibrated yet") == 8
     sim.compute_encodings(lambda model: model(x))
     lines = str(sim).splitlines()
     assert lines[0].split() == ["layer", "kind", "slot", "bits", "grid", "mode", "range", "note"]

@@ -11,13 +11,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from . import _placement
 from ._report import report
 from ._running import evaluating
+from .capture import install, record
 from .defs import QuantizationDataType, QuantScheme
 from .encodings import AffineEncoding, loading, text
 from .encodings import files as encodings_files
-from .nn import QuantizedModule, guard_fast_paths, quantize_module, quantized_class
+from .nn import QuantizedModule
+from .nn.base import entries, holder
 from .quantizers import AffineQuantizer, quantization_disabled
 
 __all__ = ["QuantizationSimModel", "load_encodings_to_sim", "quantization_disabled"]
@@ -35,7 +36,7 @@ class QuantizationSimModel:
     Args:
         model: Any module, on any device, float. It is left as it is unless ``in_place``.
         dummy_input: A sample input: a tensor, a tuple or list of arguments, or a mapping of keyword arguments. It is
-            run once, in eval mode, to see which layers run; random state and buffers are left as they were.
+            run once, in eval mode, to see which tensors flow where; random state and buffers are left as they were.
         quant_scheme: A :class:`QuantScheme` or its name; ``None`` is ``min_max``.
         rounding_mode: ``None`` or ``"nearest"``: halves to even.
         default_output_bw, default_param_bw: Bits of activations and parameters, 2 to 32.
@@ -76,15 +77,10 @@ class QuantizationSimModel:
         self.default_output_bw = default_output_bw
         self.default_param_bw = default_param_bw
         self.model = model if in_place else copy.deepcopy(model)
-        seen = _placement.watch(self.model, dummy_input)
-        self._calls = seen.calls
-        for module in list(self.model.modules()):
-            if quantized_class(type(module)) is not None:
-                quantize_module(module)
-        guard_fast_paths(self.model)
-        _placement.place(
+        self._graph = record(self.model, dummy_input)
+        install(
             self.model,
-            seen,
+            self._graph,
             output_bw=default_output_bw,
             param_bw=default_param_bw,
             learned=self.quant_scheme.learns_ranges,
@@ -110,7 +106,7 @@ class QuantizationSimModel:
                 yield name, module
 
     def __str__(self) -> str:
-        return report(self.model, self._calls)
+        return report(self.model, self._graph)
 
     # --- calibration --------------------------------------------------------------------------------------------------
 
@@ -154,8 +150,8 @@ class QuantizationSimModel:
     def _calibrate_params(self, active: set[AffineQuantizer]) -> set[AffineQuantizer]:
         """Ranges of parameters come from the parameters alone."""
         done: set[AffineQuantizer] = set()
-        for _, module in self.named_qmodules():
-            for name, quantizer in module.param_quantizers.items():
+        for module in self.model.modules():
+            for name, quantizer in holder(module, "param").items():
                 parameter = getattr(module, name, None)
                 if quantizer not in active or quantizer in done or not isinstance(parameter, Tensor):
                     continue
@@ -169,9 +165,9 @@ class QuantizationSimModel:
 
     def _named_slots(self) -> Iterator[tuple[str, bool, AffineQuantizer]]:
         """``(name in files, whether a parameter, quantizer)``: ``conv1.weight``, ``conv1.input_0``, ``fc.output_0``."""
-        for path, module in self.named_qmodules():
+        for path, module in self.model.named_modules():
             prefix = f"{path}." if path else ""
-            for slot, key, quantizer in module.quantizers():
+            for slot, key, quantizer in entries(module):
                 yield prefix + (key if slot == "param" else f"{slot}_{key}"), slot == "param", quantizer
 
     def encodings(self) -> tuple[dict[str, AffineEncoding], dict[str, AffineEncoding]]:
@@ -274,8 +270,8 @@ class QuantizationSimModel:
         loading.load(self, encoding_path, requires_grad=False, allow_overwrite=False, parameters_only=True)
 
     def _remove(self, unwanted: set[int]) -> None:
-        for _, module in self.named_qmodules():
-            for slot, key, quantizer in list(module.quantizers()):
+        for module in self.model.modules():
+            for slot, key, quantizer in list(entries(module)):
                 if id(quantizer) in unwanted:
                     module._modules[f"{slot}_quantizers"]._modules[key] = None
 
@@ -356,8 +352,8 @@ def _check_options(rounding_mode, output_bw, param_bw, config_file, data_type) -
             raise ValueError(f"QuantizationSimModel: {name} is {bits!r}, expected an integer from 2 to 32.")
     if config_file is not None:
         raise NotImplementedError(
-            f"QuantizationSimModel: config_file is {config_file!r}, expected None, the only value supported: inputs "
-            "and weights of layers that have a weight, and the last layer's output."
+            f"QuantizationSimModel: config_file is {config_file!r}, expected None, the only value supported: "
+            "weights per channel, activations per tensor."
         )
     if data_type is not QuantizationDataType.int:
         raise NotImplementedError(

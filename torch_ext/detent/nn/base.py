@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from ..quantizers import AffineQuantizer
 from ..quantizers.source import Source
+from .calls import Caller
 
-__all__ = ["ParamQuantizers", "QuantizedModule"]
+__all__ = ["ActivationQuantizers", "ParamQuantizers", "QuantizedModule", "Use", "entries", "holder"]
 
 
 class ParamQuantizers(nn.ModuleDict):
@@ -52,13 +53,49 @@ def _deepcopied(state: dict, memo: dict) -> dict:
     return copy.deepcopy(state, memo)
 
 
-class QuantizedModule(nn.Module):
+def entries(module: nn.Module):
+    """``(slot, name, quantizer)`` of every entry that is not ``None``; slot is "input", "param" or "output"."""
+    for slot in ("input", "param", "output"):
+        for name, quantizer in holder(module, slot).items():
+            if quantizer is not None:
+                yield slot, name, quantizer
+
+
+def holder(module: nn.Module, slot: str) -> dict[str, nn.Module | None]:
+    """The entries of one slot; empty for a module that quantizes nothing there."""
+    held = module._modules.get(f"{slot}_quantizers")
+    if held is None or not (isinstance(module, ActivationQuantizers) or isinstance(held, ParamQuantizers)):
+        return {}
+    return held._modules
+
+
+class ActivationQuantizers(nn.Module):
+    """What has ``input_quantizers`` and ``output_quantizers``; an entry that is ``None`` leaves its tensor as it is."""
+
+    def quantizers(self):
+        """``(slot, name, quantizer)`` of every entry that is not ``None``; slot is "input", "param" or "output"."""
+        return entries(self)
+
+
+class Use(ActivationQuantizers):
+    """Quantizers of a further use of a module, as its child ``use_<j>``."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.input_quantizers = nn.ModuleList([None] * inputs)
+        self.output_quantizers = nn.ModuleList([None] * outputs)
+
+
+class QuantizedModule(ActivationQuantizers):
     """A module with quantizers.
 
     ``input_quantizers`` and ``output_quantizers`` are lists, ``param_quantizers`` a dictionary by parameter name; an
     entry that is ``None`` leaves its tensor as it is. With no quantizer, or all of them off, the module computes what
     its float twin does, bit for bit. Tensors that are not of a float type pass unquantized.
     """
+
+    _uses: dict[str, int] | None = None  # where it is called more than once: "<caller>:<count>" to the use
+    _path = ""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -70,15 +107,18 @@ class QuantizedModule(nn.Module):
         self.input_quantizers = nn.ModuleList([None] * slots.inputs)
         self.output_quantizers = nn.ModuleList([None] * slots.outputs)
 
-    def quantizers(self):
-        """``(slot, name, quantizer)`` of every entry that is not ``None``; slot is "input", "param" or "output"."""
-        for slot in ("input", "param", "output"):
-            for name, quantizer in self._modules[f"{slot}_quantizers"]._modules.items():
-                if quantizer is not None:
-                    yield slot, name, quantizer
+    def _use(self, top: Caller) -> nn.Module | None:
+        """What holds the quantizers of the use that ``top`` makes now."""
+        use = top.use(self._path, self._uses)
+        if use is None:
+            top.late(self._path)
+            return None
+        return self._modules[f"use_{use}"] if use else self
 
 
-def quantize_input(module: nn.Module, x, index: str = "0"):
+def quantize_input(module: nn.Module | None, x, index: str = "0"):
+    if module is None:
+        return x
     quantizer = module._modules["input_quantizers"]._modules[index]
     if quantizer is not None and isinstance(x, Tensor) and x.is_floating_point():
         return quantizer(x)
@@ -91,7 +131,9 @@ def quantize_param(module: nn.Module, name: str) -> Tensor | None:
     return value if quantizer is None or value is None else quantizer(value)
 
 
-def quantize_output(module: nn.Module, y):
+def quantize_output(module: nn.Module | None, y):
+    if module is None:
+        return y
     quantizers = module._modules["output_quantizers"]._modules
     if isinstance(y, Tensor):
         quantizer = quantizers["0"]

@@ -1,6 +1,7 @@
 """The calls of modules that have parameters: as torch.nn writes them, with the parameters passed through quantizers.
 
-No parameter is replaced on the module, so replicas and threads cannot see each other's quantized values.
+No parameter is replaced on the module, so replicas and threads cannot see each other's quantized values. ``at`` holds
+the input and output quantizers of this use: the module itself, or one of its ``use_<j>``.
 """
 
 from __future__ import annotations
@@ -14,27 +15,27 @@ from .base import quantize_input, quantize_output, quantize_param
 def plain(float_forward):
     """Any module without parameters whose first argument is its input."""
 
-    def forward(self, input, *args, **kwargs):
-        return quantize_output(self, float_forward(self, quantize_input(self, input), *args, **kwargs))
+    def forward(self, at, input, *args, **kwargs):
+        return quantize_output(at, float_forward(self, quantize_input(at, input), *args, **kwargs))
 
     return forward
 
 
 def convolution(float_forward):
-    def forward(self, input):
-        x = quantize_input(self, input)
+    def forward(self, at, input):
+        x = quantize_input(at, input)
         return quantize_output(
-            self, self._conv_forward(x, quantize_param(self, "weight"), quantize_param(self, "bias"))
+            at, self._conv_forward(x, quantize_param(self, "weight"), quantize_param(self, "bias"))
         )
 
     return forward
 
 
 def transposed_convolution(function):
-    def forward(self, input, output_size=None):
+    def forward(self, at, input, output_size=None):
         if self.padding_mode != "zeros":
             raise ValueError(f"{type(self).__name__}: padding_mode is {self.padding_mode!r}, expected 'zeros'.")
-        x = quantize_input(self, input)
+        x = quantize_input(at, input)
         padding = self._output_padding(
             x, output_size, self.stride, self.padding, self.kernel_size, len(self.kernel_size), self.dilation
         )
@@ -42,21 +43,21 @@ def transposed_convolution(function):
             x, quantize_param(self, "weight"), quantize_param(self, "bias"), self.stride, self.padding, padding,
             self.groups, self.dilation,
         )  # fmt: skip
-        return quantize_output(self, y)
+        return quantize_output(at, y)
 
     return forward
 
 
 def linear(float_forward):
-    def forward(self, input):
-        x = quantize_input(self, input)
-        return quantize_output(self, F.linear(x, quantize_param(self, "weight"), quantize_param(self, "bias")))
+    def forward(self, at, input):
+        x = quantize_input(at, input)
+        return quantize_output(at, F.linear(x, quantize_param(self, "weight"), quantize_param(self, "bias")))
 
     return forward
 
 
 def embedding(float_forward):
-    def forward(self, input):
+    def forward(self, at, input):
         weight, limit = self.weight, self.max_norm
         if limit is not None:  # renormalises the rows in place, so before they are quantized
             input = input.contiguous()
@@ -66,39 +67,39 @@ def embedding(float_forward):
         # A sparse gradient would have to pass the quantizer, which works on dense tensors.
         sparse = self.sparse and quantized is weight
         y = F.embedding(input, quantized, self.padding_idx, None, self.norm_type, self.scale_grad_by_freq, sparse)
-        return quantize_output(self, y)
+        return quantize_output(at, y)
 
     return forward
 
 
 def layer_norm(float_forward):
-    def forward(self, input):
-        x = quantize_input(self, input)
+    def forward(self, at, input):
+        x = quantize_input(at, input)
         weight, bias = quantize_param(self, "weight"), quantize_param(self, "bias")
-        return quantize_output(self, F.layer_norm(x, self.normalized_shape, weight, bias, self.eps))
+        return quantize_output(at, F.layer_norm(x, self.normalized_shape, weight, bias, self.eps))
 
     return forward
 
 
 def group_norm(float_forward):
-    def forward(self, input):
-        x = quantize_input(self, input)
+    def forward(self, at, input):
+        x = quantize_input(at, input)
         weight, bias = quantize_param(self, "weight"), quantize_param(self, "bias")
-        return quantize_output(self, F.group_norm(x, self.num_groups, weight, bias, self.eps))
+        return quantize_output(at, F.group_norm(x, self.num_groups, weight, bias, self.eps))
 
     return forward
 
 
 def prelu(float_forward):
-    def forward(self, input):
-        return quantize_output(self, F.prelu(quantize_input(self, input), quantize_param(self, "weight")))
+    def forward(self, at, input):
+        return quantize_output(at, F.prelu(quantize_input(at, input), quantize_param(self, "weight")))
 
     return forward
 
 
 def batch_norm(float_forward):
-    def forward(self, input):
-        x = quantize_input(self, input)
+    def forward(self, at, input):
+        x = quantize_input(at, input)
         self._check_input_dim(x)
         update = self.training and self.track_running_stats
         factor = 0.0 if self.momentum is None else self.momentum
@@ -113,6 +114,6 @@ def batch_norm(float_forward):
             x, mean if kept else None, var if kept else None,
             quantize_param(self, "weight"), quantize_param(self, "bias"), of_batch, factor, self.eps,
         )  # fmt: skip
-        return quantize_output(self, y)
+        return quantize_output(at, y)
 
     return forward

@@ -9,6 +9,7 @@ from torch import nn
 
 from . import forwards
 from .base import QuantizedModule
+from .calls import leaf_forward
 
 __all__ = ["CLASSES", "SLOTS", "Slots", "quantize_module", "quantized_class"]
 
@@ -96,7 +97,7 @@ def _generated(float_class: type, slots: Slots, build) -> type:
         "__doc__": f":class:`torch.nn.{float_class.__name__}` with quantizers; see :class:`QuantizedModule`.",
         "_slots": slots,
         "_float_class": float_class,
-        "forward": build(float_class.forward),
+        "forward": leaf_forward(build(float_class.forward), float_class.forward),
     }
     return type(name, (QuantizedModule, float_class), members)
 

@@ -1,0 +1,190 @@
+"""Seeing the torch functions that a module's own forward calls, and none that its children call."""
+
+from __future__ import annotations
+
+import copyreg
+import functools
+import warnings
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from ..nn.base import QuantizedModule, entries
+from ..nn.calls import Caller, caller, pop, push
+from .functions import OPERATORS, carries_floats
+from .sites import CallSite
+
+__all__ = ["Capture", "Captured", "captured_class"]
+
+
+@dataclass
+class Capture:
+    """What a captured module knows of its call sites; ``None`` as a child's name: known, and left in float."""
+
+    path: str = ""
+    names: dict[str, str | None] = field(default_factory=dict)  # call site -> child
+    reasons: dict[str, str] = field(default_factory=dict)  # call site -> why it is float
+    reused: list[nn.Module] = field(default_factory=list)  # children that are used more than once in one call
+    late: list[str] = field(default_factory=list)  # first met after construction
+
+    def active(self, module: nn.Module, inside: bool) -> bool:
+        """Whether a call needs the mode: some quantizer of a call site or of a reused child is on.
+
+        A module without call sites may meet one later: it enters the mode where its caller has, and where a leaf among
+        its children quantizes.
+        """
+        if not self.names:
+            if inside:
+                return True
+            for child in module._modules.values():
+                if isinstance(child, QuantizedModule):
+                    for _, _, quantizer in entries(child):
+                        if getattr(quantizer, "enabled", True):
+                            return True
+        for name in self.names.values():
+            if name is not None and module._modules[name].on(module):
+                return True
+        for child in self.reused:
+            for part in (child, *child._modules.values()):
+                for _, _, quantizer in entries(part):
+                    if getattr(quantizer, "enabled", True):
+                        return True
+        return False
+
+
+class Calls(Caller):
+    """Entered for one call of ``owner``'s forward."""
+
+    def __init__(self, owner: nn.Module, capture: Capture):
+        super().__init__(capture.path)
+        self.owner = owner
+        self.capture = capture
+        self.counts: dict[str, int] = {}
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = {} if kwargs is None else kwargs
+        operator = OPERATORS.get(func)
+        if operator is None or "out" in kwargs or not (carries_floats(args) or carries_floats(kwargs.values())):
+            return func(*args, **kwargs)
+        name = operator.name
+        count = self.counts.get(name, 0)
+        self.counts[name] = count + 1
+        key = f"{name}_{count}"
+        if key not in self.capture.names:
+            self.late(key)
+            return func(*args, **kwargs)
+        child = self.capture.names[key]
+        if child is None:
+            return func(*args, **kwargs)
+        return self.owner._modules[child].call(self.owner, func, operator, args, kwargs)
+
+    def late(self, name: str) -> None:
+        """A call that the sample did not make: float, with one warning."""
+        if name in self.capture.late or torch.compiler.is_compiling():
+            return
+        self.capture.late.append(name)
+        path = f"{self.path}.{name}" if self.path and not name.startswith(f"{self.path}.") else name
+        warnings.warn(
+            f"{path} did not run with the sample input and passes in float. Build the sim from a sample that "
+            "reaches it.",
+            stacklevel=4,
+        )
+
+
+class Captured(nn.Module):
+    """A module whose own calls of torch functions are seen; mixed into its class by :func:`captured_class`."""
+
+    _float_class: type
+    _detent: Capture
+
+    def __reduce_ex__(self, protocol):
+        made = super().__reduce_ex__(protocol)
+        if made[0] is copyreg.__newobj__:  # the generated class has no name to be imported by
+            return (_new, (type(self)._float_class, *made[1][1:]), *made[2:])
+        return made
+
+
+def _new(float_class: type, *args):
+    made = captured_class(float_class)
+    return made.__new__(made, *args)
+
+
+def _captured_forward(float_forward):
+    @functools.wraps(float_forward)
+    def forward(self, *args, **kwargs):
+        top = caller()
+        if top is None:
+            return run(self, args, kwargs, False)
+        pop()
+        try:
+            return run(self, args, kwargs, True)
+        finally:
+            push(top)
+
+    def run(self, args, kwargs, inside):
+        capture = self._detent
+        if not capture.active(self, inside):
+            return float_forward(self, *args, **kwargs)
+        with Calls(self, capture):
+            return float_forward(self, *args, **kwargs)
+
+    return forward
+
+
+def _users(modules: dict) -> dict:
+    """Children without those that quantize."""
+    return {
+        name: module
+        for name, module in modules.items()
+        if not isinstance(module, CallSite) and name != "param_quantizers"
+    }
+
+
+class _SequentialView:
+    """A Sequential or ModuleList with a forward of its own loops over itself: over the user's children only."""
+
+    def __iter__(self):
+        return iter(_users(self._modules).values())
+
+    def __len__(self):
+        return len(_users(self._modules))
+
+
+class _DictView:
+    """The same for a ModuleDict."""
+
+    def __iter__(self):
+        return iter(_users(self._modules))
+
+    def __len__(self):
+        return len(_users(self._modules))
+
+    def keys(self):
+        return _users(self._modules).keys()
+
+    def items(self):
+        return _users(self._modules).items()
+
+    def values(self):
+        return _users(self._modules).values()
+
+
+@functools.lru_cache(maxsize=None)
+def captured_class(float_class: type) -> type:
+    """The captured twin of a class: same name, attributes and forward; made once."""
+    bases: tuple[type, ...] = (Captured, float_class)
+    if issubclass(float_class, nn.ModuleDict):
+        bases = (_DictView, *bases)
+    elif issubclass(float_class, nn.ModuleList) or (
+        issubclass(float_class, nn.Sequential) and float_class.forward is not nn.Sequential.forward
+    ):
+        bases = (_SequentialView, *bases)
+    members = {
+        "__module__": float_class.__module__,
+        "__qualname__": float_class.__qualname__,
+        "__doc__": float_class.__doc__,
+        "_float_class": float_class,
+        "forward": _captured_forward(float_class.forward),
+    }
+    return type(float_class.__name__, bases, members)

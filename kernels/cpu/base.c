@@ -57,6 +57,42 @@ detent_status detent_check_encoding(const detent_encoding *encoding)
     return affine || range ? DETENT_OK : DETENT_BAD_ARGUMENT;
 }
 
+detent_status detent_check_affine(const detent_encoding *encoding)
+{
+    return encoding != NULL && encoding->scale != NULL ? DETENT_OK : DETENT_BAD_ARGUMENT;
+}
+
+detent_status detent_check_arrays(const void *from, const void *to, detent_shape3 shape, size_t *elements)
+{
+    const detent_status status = detent_check_shape(shape, elements);
+    if (status != DETENT_OK) return status;
+    return *elements > 0 && (from == NULL || to == NULL) ? DETENT_BAD_ARGUMENT : DETENT_OK;
+}
+
+detent_status detent_check_values(const void *from, const void *to, detent_dtype dtype, detent_shape3 shape,
+                                  size_t *elements)
+{
+    const detent_status status = detent_check_shape(shape, elements);
+    if (status != DETENT_OK) return status;
+    return detent_is_float(dtype) ? detent_check_arrays(from, to, shape, elements) : DETENT_BAD_DTYPE;
+}
+
+detent_status detent_check_code_types(detent_dtype x_dtype, detent_dtype q_dtype)
+{
+    const int known = q_dtype >= DETENT_I8 && q_dtype <= DETENT_I32;
+    return detent_is_float(x_dtype) && (known || q_dtype == x_dtype) ? DETENT_OK : DETENT_BAD_DTYPE;
+}
+
+detent_status detent_check_sums(const void *grad_first, const void *grad_second, size_t groups,
+                                const detent_encoding *encoding, const void *workspace, size_t workspace_bytes,
+                                size_t needed_bytes)
+{
+    const int has_second = encoding->scale == NULL || encoding->zero_point != NULL;
+    if (groups > 0 && (grad_first == NULL || (has_second && grad_second == NULL))) return DETENT_BAD_ARGUMENT;
+    return workspace_bytes < needed_bytes || (needed_bytes > 0 && workspace == NULL) ? DETENT_WORKSPACE_SMALL
+                                                                                     : DETENT_OK;
+}
+
 int detent_is_float(detent_dtype dtype)
 {
     return dtype >= DETENT_F32 && dtype <= DETENT_F64;

@@ -11,7 +11,20 @@ extern "C" {
 detent_status detent_check_shape(detent_shape3 shape, size_t *elements);
 detent_status detent_check_grid(const detent_encoding *encoding);     /* the grid alone */
 detent_status detent_check_encoding(const detent_encoding *encoding); /* the grid, and exactly one parametrization */
+detent_status detent_check_affine(const detent_encoding *encoding);   /* scale is given; the grid is not looked at */
 int detent_is_float(detent_dtype dtype);
+
+/* The two tensors of a call: neither NULL unless empty. *elements is 0 for an empty tensor. */
+detent_status detent_check_arrays(const void *from, const void *to, detent_shape3 shape, size_t *elements);
+/* The same for values of a float type. */
+detent_status detent_check_values(const void *from, const void *to, detent_dtype dtype, detent_shape3 shape,
+                                  size_t *elements);
+/* Codes are integers, or floats of the type of the values they stand for. */
+detent_status detent_check_code_types(detent_dtype x_dtype, detent_dtype q_dtype);
+/* Where the sums of a backward go, and the workspace they need. */
+detent_status detent_check_sums(const void *grad_first, const void *grad_second, size_t groups,
+                                const detent_encoding *encoding, const void *workspace, size_t workspace_bytes,
+                                size_t needed_bytes);
 int detent_codes_fit(detent_dtype codes, detent_grid grid); /* every integer of the grid is exact in that type */
 
 #ifdef __cplusplus

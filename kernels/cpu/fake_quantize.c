@@ -11,22 +11,12 @@
 #define DETENT_FORMULAS "../cpu/fake_quantize.inl"
 #include "../math/for_each_real.h"
 
-/* Everything an elementwise entry point checks. *elements is 0 for an empty tensor, whose pointers may be NULL. */
-static detent_status check_forward(const void *x, const void *y, detent_dtype dtype, detent_shape3 shape,
-                                   size_t *elements)
-{
-    const detent_status status = detent_check_shape(shape, elements);
-    if (status != DETENT_OK) return status;
-    if (!detent_is_float(dtype)) return DETENT_BAD_DTYPE;
-    return *elements > 0 && (x == NULL || y == NULL) ? DETENT_BAD_ARGUMENT : DETENT_OK;
-}
-
 detent_status detent_fake_quantize_cpu(const void *x, void *y, uint8_t *mask, detent_dtype dtype, detent_shape3 shape,
                                        const detent_encoding *encoding, detent_parallel_for parallel)
 {
     size_t elements = 0;
     detent_status status = detent_check_encoding(encoding);
-    if (status == DETENT_OK) status = check_forward(x, y, dtype, shape, &elements);
+    if (status == DETENT_OK) status = detent_check_values(x, y, dtype, shape, &elements);
     if (status != DETENT_OK || elements == 0) return status;
     if (detent_math_dtype(dtype, encoding->grid) == DETENT_F32)
         fake_quantize_f32(x, y, mask, dtype, shape, encoding, parallel);
@@ -47,12 +37,11 @@ detent_status detent_fake_quantize_bwd_cpu(const void *grad_y, const void *x, vo
 {
     size_t elements = 0, needed = 0;
     detent_status status = detent_check_encoding(encoding);
-    if (status == DETENT_OK) status = check_forward(grad_y, x, dtype, shape, &elements);
+    if (status == DETENT_OK) status = detent_check_values(grad_y, x, dtype, shape, &elements);
     if (status == DETENT_OK) status = detent_reduce_workspace(shape, &needed);
+    if (status == DETENT_OK)
+        status = detent_check_sums(grad_first, grad_second, shape.groups, encoding, workspace, workspace_bytes, needed);
     if (status != DETENT_OK) return status;
-    const int has_second = encoding->scale == NULL || encoding->zero_point != NULL;
-    if (shape.groups > 0 && (grad_first == NULL || (has_second && grad_second == NULL))) return DETENT_BAD_ARGUMENT;
-    if (workspace_bytes < needed || (needed > 0 && workspace == NULL)) return DETENT_WORKSPACE_SMALL;
     if (detent_math_dtype(dtype, encoding->grid) == DETENT_F32)
         fake_quantize_bwd_f32(grad_y, x, grad_x, grad_first, grad_second, dtype, shape, encoding, gradient_scale,
                               workspace, parallel);
@@ -115,7 +104,7 @@ detent_status detent_fake_quantize_mask_bwd_cpu(const void *grad_y, const uint8_
                                                 detent_dtype dtype, size_t n, detent_parallel_for parallel)
 {
     size_t elements = 0;
-    const detent_status status = check_forward(grad_y, grad_x, dtype, (detent_shape3){1, 1, n}, &elements);
+    const detent_status status = detent_check_values(grad_y, grad_x, dtype, (detent_shape3){1, 1, n}, &elements);
     if (status != DETENT_OK || n == 0) return status;
     if (mask == NULL) return DETENT_BAD_ARGUMENT;
     select_job job = {grad_y, mask, grad_x, dtype, n};
@@ -138,7 +127,7 @@ detent_status detent_fake_quantize_dynamic_cpu(const void *x, void *y, uint8_t *
 {
     size_t elements = 0, needed = 0, observer_bytes = 0;
     detent_status status = detent_check_grid(encoding);
-    if (status == DETENT_OK) status = check_forward(x, y, dtype, shape, &elements);
+    if (status == DETENT_OK) status = detent_check_values(x, y, dtype, shape, &elements);
     if (status == DETENT_OK) status = detent_fake_quantize_dynamic_workspace(shape, &needed);
     if (status == DETENT_OK) status = detent_observe_min_max_workspace(shape, &observer_bytes);
     if (status != DETENT_OK) return status;

@@ -12,34 +12,13 @@ detent_dtype detent_dequantize_math_dtype(detent_dtype q_dtype, detent_dtype x_d
     return x_dtype == DETENT_F64 || q_dtype == DETENT_I32 ? DETENT_F64 : DETENT_F32;
 }
 
-/* Codes are integers, or floats of the type of the values they stand for. */
-static detent_status check_types(detent_dtype x_dtype, detent_dtype q_dtype)
-{
-    const int known = q_dtype >= DETENT_I8 && q_dtype <= DETENT_I32;
-    return detent_is_float(x_dtype) && (known || q_dtype == x_dtype) ? DETENT_OK : DETENT_BAD_DTYPE;
-}
-
-static detent_status check_arrays(const void *from, const void *to, detent_shape3 shape, size_t *elements)
-{
-    const detent_status status = detent_check_shape(shape, elements);
-    if (status != DETENT_OK) return status;
-    return *elements > 0 && (from == NULL || to == NULL) ? DETENT_BAD_ARGUMENT : DETENT_OK;
-}
-
-static detent_status check_affine(const detent_encoding *encoding)
-{
-    return encoding != NULL && encoding->scale != NULL ? DETENT_OK : DETENT_BAD_ARGUMENT;
-}
-
 static detent_status check_sums(const void *grad_scale, const void *grad_zero_point, detent_shape3 shape,
                                 const detent_encoding *encoding, const void *workspace, size_t workspace_bytes)
 {
     size_t needed = 0;
     const detent_status status = detent_reduce_workspace(shape, &needed);
     if (status != DETENT_OK) return status;
-    if (shape.groups > 0 && (grad_scale == NULL || (encoding->zero_point != NULL && grad_zero_point == NULL)))
-        return DETENT_BAD_ARGUMENT;
-    return workspace_bytes < needed || (needed > 0 && workspace == NULL) ? DETENT_WORKSPACE_SMALL : DETENT_OK;
+    return detent_check_sums(grad_scale, grad_zero_point, shape.groups, encoding, workspace, workspace_bytes, needed);
 }
 
 detent_status detent_quantize_cpu(const void *x, void *q, detent_dtype x_dtype, detent_dtype q_dtype,
@@ -47,9 +26,9 @@ detent_status detent_quantize_cpu(const void *x, void *q, detent_dtype x_dtype, 
 {
     size_t elements = 0;
     detent_status status = detent_check_encoding(encoding);
-    if (status == DETENT_OK) status = check_types(x_dtype, q_dtype);
+    if (status == DETENT_OK) status = detent_check_code_types(x_dtype, q_dtype);
     if (status == DETENT_OK && !detent_codes_fit(q_dtype, encoding->grid)) status = DETENT_BAD_GRID;
-    if (status == DETENT_OK) status = check_arrays(x, q, shape, &elements);
+    if (status == DETENT_OK) status = detent_check_arrays(x, q, shape, &elements);
     if (status != DETENT_OK || elements == 0) return status;
     if (detent_math_dtype(x_dtype, encoding->grid) == DETENT_F32)
         quantize_f32(x, q, x_dtype, q_dtype, shape, encoding, parallel);
@@ -65,9 +44,9 @@ detent_status detent_quantize_bwd_cpu(const void *grad_q, const void *x, void *g
 {
     size_t elements = 0;
     detent_status status = detent_check_encoding(encoding);
-    if (status == DETENT_OK) status = check_affine(encoding);
-    if (status == DETENT_OK) status = check_types(dtype, dtype);
-    if (status == DETENT_OK) status = check_arrays(grad_q, x, shape, &elements);
+    if (status == DETENT_OK) status = detent_check_affine(encoding);
+    if (status == DETENT_OK) status = detent_check_code_types(dtype, dtype);
+    if (status == DETENT_OK) status = detent_check_arrays(grad_q, x, shape, &elements);
     if (status == DETENT_OK)
         status = check_sums(grad_scale, grad_zero_point, shape, encoding, workspace, workspace_bytes);
     if (status != DETENT_OK) return status;
@@ -82,9 +61,9 @@ detent_status detent_dequantize_cpu(const void *q, void *x, detent_dtype q_dtype
                                     detent_shape3 shape, const detent_encoding *encoding, detent_parallel_for parallel)
 {
     size_t elements = 0;
-    detent_status status = check_affine(encoding);
-    if (status == DETENT_OK) status = check_types(x_dtype, q_dtype);
-    if (status == DETENT_OK) status = check_arrays(q, x, shape, &elements);
+    detent_status status = detent_check_affine(encoding);
+    if (status == DETENT_OK) status = detent_check_code_types(x_dtype, q_dtype);
+    if (status == DETENT_OK) status = detent_check_arrays(q, x, shape, &elements);
     if (status != DETENT_OK || elements == 0) return status;
     if (detent_dequantize_math_dtype(q_dtype, x_dtype) == DETENT_F32)
         dequantize_f32(q, x, q_dtype, x_dtype, shape, encoding, parallel);
@@ -99,9 +78,9 @@ detent_status detent_dequantize_bwd_cpu(const void *grad_x, const void *q, void 
                                         size_t workspace_bytes, detent_parallel_for parallel)
 {
     size_t elements = 0;
-    detent_status status = check_affine(encoding);
-    if (status == DETENT_OK) status = check_types(x_dtype, q_dtype);
-    if (status == DETENT_OK) status = check_arrays(grad_x, q, shape, &elements);
+    detent_status status = detent_check_affine(encoding);
+    if (status == DETENT_OK) status = detent_check_code_types(x_dtype, q_dtype);
+    if (status == DETENT_OK) status = detent_check_arrays(grad_x, q, shape, &elements);
     if (status == DETENT_OK)
         status = check_sums(grad_scale, grad_zero_point, shape, encoding, workspace, workspace_bytes);
     if (status != DETENT_OK) return status;

@@ -164,16 +164,6 @@ static int by_math(detent_dtype dtype, const detent_encoding &encoding)
     return detent_math_dtype(dtype, encoding.grid) == DETENT_F64;
 }
 
-/* Everything an elementwise entry point checks. *elements is 0 for an empty tensor, whose pointers may be NULL. */
-static detent_status check_forward(const void *x, const void *y, detent_dtype dtype, detent_shape3 shape,
-                                   size_t *elements)
-{
-    const detent_status status = detent_check_shape(shape, elements);
-    if (status != DETENT_OK) return status;
-    if (!detent_is_float(dtype)) return DETENT_BAD_DTYPE;
-    return *elements > 0 && (x == nullptr || y == nullptr) ? DETENT_BAD_ARGUMENT : DETENT_OK;
-}
-
 } // namespace detent_cuda
 
 using namespace detent_cuda;
@@ -183,7 +173,7 @@ detent_status detent_fake_quantize_cuda(const void *x, void *y, uint8_t *mask, d
 {
     size_t elements = 0;
     detent_status status = detent_check_encoding(encoding);
-    if (status == DETENT_OK) status = check_forward(x, y, dtype, shape, &elements);
+    if (status == DETENT_OK) status = detent_check_values(x, y, dtype, shape, &elements);
     if (status != DETENT_OK || elements == 0) return status;
     return functions[by_math(dtype, *encoding)][dtype].forward({x, y, mask, shape, encoding, stream});
 }
@@ -200,13 +190,11 @@ detent_status detent_fake_quantize_bwd_cuda(const void *grad_y, const void *x, v
 {
     size_t elements = 0, needed = 0;
     detent_status status = detent_check_encoding(encoding);
-    if (status == DETENT_OK) status = check_forward(grad_y, x, dtype, shape, &elements);
+    if (status == DETENT_OK) status = detent_check_values(grad_y, x, dtype, shape, &elements);
     if (status == DETENT_OK) status = sums_workspace(shape, &needed);
+    if (status == DETENT_OK)
+        status = detent_check_sums(grad_first, grad_second, shape.groups, encoding, workspace, workspace_bytes, needed);
     if (status != DETENT_OK) return status;
-    const bool has_second = encoding->scale == nullptr || encoding->zero_point != nullptr;
-    if (shape.groups > 0 && (grad_first == nullptr || (has_second && grad_second == nullptr)))
-        return DETENT_BAD_ARGUMENT;
-    if (workspace_bytes < needed || (needed > 0 && workspace == nullptr)) return DETENT_WORKSPACE_SMALL;
     const bool with_second = encoding->scale != nullptr ? grad_second != nullptr : !encoding->symmetric;
     return functions[by_math(dtype, *encoding)][dtype].backward(
         {grad_y, x, grad_x, grad_first, grad_second, shape, encoding, gradient_scale, with_second, workspace, stream});
@@ -216,7 +204,7 @@ detent_status detent_fake_quantize_mask_bwd_cuda(const void *grad_y, const uint8
                                                  detent_dtype dtype, size_t n, detent_stream stream)
 {
     size_t elements = 0;
-    const detent_status status = check_forward(grad_y, grad_x, dtype, {1, 1, n}, &elements);
+    const detent_status status = detent_check_values(grad_y, grad_x, dtype, {1, 1, n}, &elements);
     if (status != DETENT_OK || n == 0) return status;
     if (mask == nullptr) return DETENT_BAD_ARGUMENT;
     static detent_status (*const by_dtype[])(SelectJob, detent_stream) = {run_select<uint32_t>, run_select<uint16_t>,
@@ -236,7 +224,7 @@ detent_status detent_fake_quantize_dynamic_cuda(const void *x, void *y, uint8_t 
 {
     size_t elements = 0, needed = 0;
     detent_status status = detent_check_grid(encoding);
-    if (status == DETENT_OK) status = check_forward(x, y, dtype, shape, &elements);
+    if (status == DETENT_OK) status = detent_check_values(x, y, dtype, shape, &elements);
     if (status == DETENT_OK) status = detent_observe_min_max_workspace_cuda(shape, &needed);
     if (status != DETENT_OK) return status;
     if (shape.groups > 0 && (min == nullptr || max == nullptr)) return DETENT_BAD_ARGUMENT;

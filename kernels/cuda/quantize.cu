@@ -134,34 +134,13 @@ static const BackwardFunction quantize_backwards[2][4] = {
     {quantize_bwd<float, double>, quantize_bwd<F16, double>, quantize_bwd<BF16, double>, quantize_bwd<double, double>},
 };
 
-/* Codes are integers, or floats of the type of the values they stand for. */
-static detent_status check_types(detent_dtype x_dtype, detent_dtype q_dtype)
-{
-    const bool known = q_dtype >= DETENT_I8 && q_dtype <= DETENT_I32;
-    return detent_is_float(x_dtype) && (known || q_dtype == x_dtype) ? DETENT_OK : DETENT_BAD_DTYPE;
-}
-
-static detent_status check_arrays(const void *from, const void *to, detent_shape3 shape, size_t *elements)
-{
-    const detent_status status = detent_check_shape(shape, elements);
-    if (status != DETENT_OK) return status;
-    return *elements > 0 && (from == nullptr || to == nullptr) ? DETENT_BAD_ARGUMENT : DETENT_OK;
-}
-
-static detent_status check_affine(const detent_encoding *encoding)
-{
-    return encoding != nullptr && encoding->scale != nullptr ? DETENT_OK : DETENT_BAD_ARGUMENT;
-}
-
 static detent_status check_sums(const void *grad_scale, const void *grad_zero_point, detent_shape3 shape,
                                 const detent_encoding *encoding, const void *workspace, size_t workspace_bytes)
 {
     size_t needed = 0;
     const detent_status status = sums_workspace(shape, &needed);
     if (status != DETENT_OK) return status;
-    if (shape.groups > 0 && (grad_scale == nullptr || (encoding->zero_point != nullptr && grad_zero_point == nullptr)))
-        return DETENT_BAD_ARGUMENT;
-    return workspace_bytes < needed || (needed > 0 && workspace == nullptr) ? DETENT_WORKSPACE_SMALL : DETENT_OK;
+    return detent_check_sums(grad_scale, grad_zero_point, shape.groups, encoding, workspace, workspace_bytes, needed);
 }
 
 } // namespace detent_cuda
@@ -173,9 +152,9 @@ detent_status detent_quantize_cuda(const void *x, void *q, detent_dtype x_dtype,
 {
     size_t elements = 0;
     detent_status status = detent_check_encoding(encoding);
-    if (status == DETENT_OK) status = check_types(x_dtype, q_dtype);
+    if (status == DETENT_OK) status = detent_check_code_types(x_dtype, q_dtype);
     if (status == DETENT_OK && !detent_codes_fit(q_dtype, encoding->grid)) status = DETENT_BAD_GRID;
-    if (status == DETENT_OK) status = check_arrays(x, q, shape, &elements);
+    if (status == DETENT_OK) status = detent_check_arrays(x, q, shape, &elements);
     if (status != DETENT_OK || elements == 0) return status;
     const int math = detent_math_dtype(x_dtype, encoding->grid) == DETENT_F64;
     return quantizers[math][x_dtype][column_of(q_dtype)]({x, q, shape, encoding, stream});
@@ -188,9 +167,9 @@ detent_status detent_quantize_bwd_cuda(const void *grad_q, const void *x, void *
 {
     size_t elements = 0;
     detent_status status = detent_check_encoding(encoding);
-    if (status == DETENT_OK) status = check_affine(encoding);
-    if (status == DETENT_OK) status = check_types(dtype, dtype);
-    if (status == DETENT_OK) status = check_arrays(grad_q, x, shape, &elements);
+    if (status == DETENT_OK) status = detent_check_affine(encoding);
+    if (status == DETENT_OK) status = detent_check_code_types(dtype, dtype);
+    if (status == DETENT_OK) status = detent_check_arrays(grad_q, x, shape, &elements);
     if (status == DETENT_OK)
         status = check_sums(grad_scale, grad_zero_point, shape, encoding, workspace, workspace_bytes);
     if (status != DETENT_OK) return status;
@@ -203,9 +182,9 @@ detent_status detent_dequantize_cuda(const void *q, void *x, detent_dtype q_dtyp
                                      detent_shape3 shape, const detent_encoding *encoding, detent_stream stream)
 {
     size_t elements = 0;
-    detent_status status = check_affine(encoding);
-    if (status == DETENT_OK) status = check_types(x_dtype, q_dtype);
-    if (status == DETENT_OK) status = check_arrays(q, x, shape, &elements);
+    detent_status status = detent_check_affine(encoding);
+    if (status == DETENT_OK) status = detent_check_code_types(x_dtype, q_dtype);
+    if (status == DETENT_OK) status = detent_check_arrays(q, x, shape, &elements);
     if (status != DETENT_OK || elements == 0) return status;
     return dequantizers[x_dtype][column_of(q_dtype)]({q, x, shape, encoding, stream});
 }
@@ -216,9 +195,9 @@ detent_status detent_dequantize_bwd_cuda(const void *grad_x, const void *q, void
                                          size_t workspace_bytes, detent_stream stream)
 {
     size_t elements = 0;
-    detent_status status = check_affine(encoding);
-    if (status == DETENT_OK) status = check_types(x_dtype, q_dtype);
-    if (status == DETENT_OK) status = check_arrays(grad_x, q, shape, &elements);
+    detent_status status = detent_check_affine(encoding);
+    if (status == DETENT_OK) status = detent_check_code_types(x_dtype, q_dtype);
+    if (status == DETENT_OK) status = detent_check_arrays(grad_x, q, shape, &elements);
     if (status == DETENT_OK)
         status = check_sums(grad_scale, grad_zero_point, shape, encoding, workspace, workspace_bytes);
     if (status != DETENT_OK) return status;

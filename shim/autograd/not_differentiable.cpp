@@ -7,10 +7,9 @@ namespace {
 // Runs the operator on the stack inside a node whose backward is the message. `inputs` only ties the node to the graph;
 // it must be a TensorList, the one list whose tensors apply() looks at.
 struct Barrier : torch::autograd::Function<Barrier> {
-  static variable_list forward(AutogradContext *ctx, at::TensorList inputs, const c10::OperatorHandle *op,
+  static variable_list forward(AutogradContext *ctx, at::TensorList /*inputs*/, const c10::OperatorHandle *op,
                                torch::jit::Stack *stack) {
     ctx->saved_data["op"] = op->schema().name();
-    ctx->saved_data["inputs"] = static_cast<int64_t>(inputs.size());
     at::AutoDispatchBelowADInplaceOrView below;
     op->callBoxed(stack);
     variable_list results;

@@ -1,18 +1,25 @@
 """The table of torch functions: canonical name, arguments that can be quantized, ONNX operator, in place or not.
 
 Three kinds. *Operators* compute new numbers and are call sites. *Movers* only move numbers, so what was on a grid stays
-on it. Everything else is unknown: it passes through unquantized and the report names it.
+on it. Everything else is unknown: it passes through unquantized and the report names it. Functions that are made of
+these are in :mod:`detent.capture.composites`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from types import FunctionType
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["MOVERS", "OPERATORS", "Operator", "arguments", "carries_floats", "is_quantizable", "replaced"]
+from .composites import BODIES
+
+__all__ = [
+    "KEEP_AXES", "Operator", "arguments", "carries_floats", "find", "is_quantizable", "replaced",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -20,19 +27,23 @@ class Operator:
     """One way to call an operator.
 
     ``slots`` names the first arguments in order; ``""`` marks one that is never quantized. ``weight`` is the slot of a
-    weight and ``channels`` its output axis. With ``listed`` the tensors come as one list, at argument ``first``.
+    weight and ``channels`` its output axis; ``None``: one scale for all. With ``listed`` the tensors come as one list, at
+    argument ``first``. With ``moves`` its outputs hold only numbers of its input (and zeros). With ``body`` it is what
+    that calls.
     """
 
     name: str
     onnx_op: str
     slots: tuple[str, ...]
     weight: int | None = None
-    channels: int = 0
+    channels: int | None = 0
     listed: bool = False
     in_place: bool = False
+    moves: bool = False
+    body: Callable | None = None
 
 
-_NAMESPACES = (torch, Tensor, F, torch.special, torch._C._nn, torch._C._special)
+_NAMESPACES = (torch, Tensor, F, torch.special, torch._C._nn, torch._C._special, torch._C._VariableFunctions)
 
 _X = ("input",)
 _XY = ("input", "other")
@@ -65,7 +76,7 @@ _UNARY = {
     "Softsign": ("softsign",), "ThresholdedRelu": ("threshold",), "Exp": ("exp",), "Log": ("log",), "Sqrt": ("sqrt",),
     "Rsqrt": ("rsqrt",), "Reciprocal": ("reciprocal",), "Abs": ("abs",), "Erf": ("erf",), "Sin": ("sin",),
     "Cos": ("cos",), "Square": ("square",), "Neg": ("neg", "__neg__"), "Log1p": ("log1p",), "Expm1": ("expm1",),
-    "Softmax": ("softmax",), "Softmin": ("softmin",), "LogSoftmax": ("log_softmax",),
+    "Softmin": ("softmin",), "LogSoftmax": ("log_softmax",),
     "ReduceMean": ("mean",), "ReduceSum": ("sum", "nansum"), "ReduceProd": ("prod",), "ReduceL2": ("norm",),
     "CumSum": ("cumsum",), "LpNormalization": ("normalize",), "Resize": ("interpolate", "upsample", "grid_sample"),
     "AveragePool": ("avg_pool1d", "avg_pool2d", "avg_pool3d"),
@@ -81,7 +92,6 @@ _PRODUCTS = {
     ("bmm",): ("MatMul", ("input", "mat2")),
     ("addmm",): ("Gemm", ("", "mat1", "mat2")),
     ("baddbmm",): ("MatMul", ("input", "batch1", "batch2")),
-    ("scaled_dot_product_attention",): ("Attention", ("query", "key", "value")),
 }
 _MOVERS = (
     "view", "reshape", "view_as", "reshape_as", "permute", "transpose", "t", "flatten", "ravel", "unflatten", "squeeze",
@@ -121,6 +131,8 @@ def _operators() -> dict[object, Operator]:
     for onnx_op, names in _UNARY.items():
         for name in names:
             put((name, f"__{name}__") if name == "abs" else (name,), onnx_op, _X)
+    put(("softmax",), "Softmax", _X)
+    table[torch.ops.aten._safe_softmax.default] = Operator("softmax", "Softmax", _X)
     for n in "123":
         put((f"conv{n}d",), "Conv", ("input", "weight", ""), weight=1)
         put((f"conv_transpose{n}d",), "ConvTranspose", ("input", "weight", ""), weight=1, channels=1)
@@ -129,16 +141,41 @@ def _operators() -> dict[object, Operator]:
     for names in (("cat", "concat", "concatenate"), ("stack",), ("hstack",), ("vstack",)):
         put(names, "Concat", ("tensors",), listed=True)
     put(("einsum",), "Einsum", ("", "operands"), listed=True)
+    table[torch.embedding] = Operator("embedding", "Gather", ("weight",), weight=0, channels=None)
+    table[torch.embedding_bag] = Operator("embedding_bag", "EmbeddingBag", ("weight",), weight=0, channels=None)
     return table
 
 
-#: Operator by the function a TorchFunctionMode is given.
-OPERATORS: dict[object, Operator] = _operators()
+def _movers() -> dict[object, Operator]:
+    found = {function: name for name in _MOVERS for function in _spellings(name)}
+    found |= {getattr(Tensor, name).__get__: name for name in ("T", "mT", "H", "mH", "data", "real")}
+    return {function: Operator(name, "", _X, moves=True) for function, name in found.items()}
 
-#: Functions whose outputs hold only numbers of their inputs (and zeros).
-MOVERS: frozenset = frozenset(_spellings(*_MOVERS)) | {
-    getattr(Tensor, name).__get__ for name in ("T", "mT", "H", "mH", "data", "real")
+
+_composites = {function: Operator(function.__name__, "", (), body=body) for function, body in BODIES.items()}
+_TABLE = _movers() | _operators() | _composites
+# torch.compile does not find a Tensor method that is written in Python in a dictionary of functions.
+_METHODS = {
+    function.__name__: (function, operator)
+    for function, operator in _TABLE.items()
+    if isinstance(function, FunctionType) and function in vars(Tensor).values()
 }
+
+
+def find(function) -> Operator | None:
+    """What is known of the function that a TorchFunctionMode is given."""
+    if isinstance(function, FunctionType):
+        method = _METHODS.get(function.__name__)
+        if method is not None and method[0] is function:
+            return method[1]
+    return _TABLE.get(function)
+
+
+#: Movers that leave the dimensions where they are.
+KEEP_AXES = frozenset(
+    ("split", "split_with_sizes", "chunk", "tensor_split", "narrow", "index_select", "contiguous", "clone", "detach",
+     "data", "alias", "to", "type", "type_as", "float", "half", "bfloat16", "double", "cuda", "cpu")
+)  # fmt: skip
 
 
 def is_quantizable(value) -> bool:

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from .._running import call_with_sample, without_trace
 from ..nn import quantized_class
 from ..nn.table import SLOTS
-from .functions import MOVERS, OPERATORS, Operator, arguments, carries_floats, is_quantizable
+from .functions import KEEP_AXES, Operator, arguments, carries_floats, find, is_quantizable
 
 __all__ = ["Event", "Graph", "Read", "Value", "record"]
 
@@ -31,6 +31,9 @@ class Value:
     reads: list[Read] = field(default_factory=list)
     masking: bool = False  # holds infinities or numbers that stand for them
     is_result: bool = False
+    parameter: str | None = None  # full name of the parameter it is, or holds numbers of
+    mover: Event | None = None  # the call that read that parameter to move its numbers
+    axes_kept: bool = True  # whether the dimensions are where the parameter has them
 
 
 @dataclass(eq=False)
@@ -39,7 +42,6 @@ class Read:
     slot: int
     value: Value | None  # None: made by nothing that was seen
     direct: bool  # not through a view
-    parameter: str | None  # full name, where it is a parameter of the model
     shape: torch.Size
 
 
@@ -96,21 +98,27 @@ class _Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         if not self.frames or self.frames[-1].leaf:
             return func(*args, **kwargs)
-        operator = OPERATORS.get(func)
+        operator = None if "out" in kwargs else find(func)
+        if operator is not None and operator.body is not None:
+            with self:
+                return operator.body(*args, **kwargs)
         given = (*args, *kwargs.values())
         if not carries_floats(given):
             return func(*args, **kwargs)
-        if operator is not None and "out" not in kwargs:
+        if operator is not None and not operator.moves:
             return self._operator(func, operator, args, kwargs)
         origins = [self._origin(t) for t in tree_leaves(given) if is_quantizable(t)]
+        site = "" if operator is None else self._site(operator)
         y = func(*args, **kwargs)
         made = [t for t in tree_leaves(y) if isinstance(t, Tensor) and (is_quantizable(t) or t.is_complex())]
         if func is Tensor.__setitem__:
             made = [args[0]]
         if not made:
             return y
-        known = func in MOVERS and not _mixes(func, args, kwargs)
-        if not known:
+        known = operator is not None and not _mixes(func, args, kwargs)
+        if known:
+            moved = self._moved(operator, site, given, origins[0][0])
+        else:
             path = self.frames[-1].path
             self.graph.unknown.setdefault(path, set()).add(getattr(func, "__name__", str(func)))
             for value, _ in origins:
@@ -118,15 +126,32 @@ class _Recorder(TorchFunctionMode):
                     value.is_result = True  # read by somebody who cannot be asked
         for t in made:
             kept = any(t is leaf for leaf in tree_leaves(given))
-            value = origins[0][0] if known else Value(None)
+            value = moved if known else Value(None)
             self._set(t, value, direct=known and kept and origins[0][1])
         return y
 
+    def _moved(self, mover: Operator, site: str, given: tuple, value: Value | None) -> Value | None:
+        """Whose numbers the outputs of a mover hold."""
+        if value is None or value.parameter is None:
+            return value
+        axes_kept = value.axes_kept and mover.name in KEEP_AXES
+        if value.mover is None:
+            event = Event(self.frames[-1].path, site, 0, "", mover)
+            event.reads.append(Read(event, 0, value, True, given[0].shape))
+            return Value(None, parameter=value.parameter, mover=event, axes_kept=axes_kept)
+        if axes_kept != value.axes_kept:
+            return Value(None, parameter=value.parameter, mover=value.mover, axes_kept=False)
+        return value
+
+    def _site(self, operator: Operator) -> str:
+        """The name of the call that is being made."""
+        counts = self.frames[-1].counts
+        count = counts.get(operator.name, 0)
+        counts[operator.name] = count + 1
+        return f"{operator.name}_{count}"
+
     def _operator(self, func, operator: Operator, args: tuple, kwargs: dict):
-        frame = self.frames[-1]
-        count = frame.counts.get(operator.name, 0)
-        frame.counts[operator.name] = count + 1
-        event = Event(frame.path, f"{operator.name}_{count}", 0, operator.onnx_op, operator)
+        event = Event(self.frames[-1].path, self._site(operator), 0, operator.onnx_op, operator)
         for slot, value in arguments(operator, args, kwargs):
             if is_quantizable(value):
                 self._read(event, slot, value)
@@ -134,6 +159,9 @@ class _Recorder(TorchFunctionMode):
         event.on_state = in_place and id(args[0]) in self.state
         y = func(*args, **kwargs)
         self._made(event, y)
+        if in_place and event.output is not None and event.output.masking:
+            for read in event.reads[:1]:  # a mask in the making
+                read.value.masking = read.value.masking or read.value.producer is None
         return y
 
     # --- modules ------------------------------------------------------------------------------------------------------
@@ -181,7 +209,11 @@ class _Recorder(TorchFunctionMode):
     # --- tensors ------------------------------------------------------------------------------------------------------
 
     def _origin(self, tensor: Tensor) -> tuple[Value | None, bool]:
-        return self.origins.get(id(tensor), (None, True))
+        known = self.origins.get(id(tensor))
+        if known is None and id(tensor) in self.parameters:
+            self._set(tensor, Value(None, masking=_masking(tensor), parameter=self.parameters[id(tensor)]), True)
+            known = self.origins[id(tensor)]
+        return known or (None, True)
 
     def _set(self, tensor: Tensor, value: Value | None, direct: bool) -> None:
         self.origins[id(tensor)] = value, direct
@@ -192,7 +224,7 @@ class _Recorder(TorchFunctionMode):
         if value is None:
             value = Value(None, masking=_masking(tensor))
             self._set(tensor, value, True)
-        read = Read(event, slot, value, direct, self.parameters.get(id(tensor)), tensor.shape)
+        read = Read(event, slot, value, direct, tensor.shape)
         value.reads.append(read)
         event.reads.append(read)
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from ..nn.base import QuantizedModule, entries
 from ..nn.calls import Caller, caller, pop, push
-from .functions import OPERATORS, carries_floats
+from .functions import carries_floats, find
 from .sites import CallSite
 
 __all__ = ["Capture", "Captured", "captured_class"]
@@ -27,6 +27,7 @@ class Capture:
     reasons: dict[str, str] = field(default_factory=dict)  # call site -> why it is float
     reused: list[nn.Module] = field(default_factory=list)  # children that are used more than once in one call
     late: list[str] = field(default_factory=list)  # first met after construction
+    moved: set[str] = field(default_factory=set)  # movers that a parameter is read through
 
     def active(self, module: nn.Module, inside: bool) -> bool:
         """Whether a call needs the mode: some quantizer of a call site or of a reused child is on.
@@ -64,20 +65,33 @@ class Calls(Caller):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = {} if kwargs is None else kwargs
-        operator = OPERATORS.get(func)
-        if operator is None or "out" in kwargs or not (carries_floats(args) or carries_floats(kwargs.values())):
+        operator = find(func)
+        if operator is None or (operator.moves and operator.name not in self.capture.moved):
+            return func(*args, **kwargs)
+        if operator.body is not None:
+            return self.composite(operator.body, args, kwargs)
+        if "out" in kwargs or not (carries_floats(args) or carries_floats(kwargs.values())):
             return func(*args, **kwargs)
         name = operator.name
         count = self.counts.get(name, 0)
         self.counts[name] = count + 1
         key = f"{name}_{count}"
         if key not in self.capture.names:
-            self.late(key)
+            if not operator.moves:
+                self.late(key)
             return func(*args, **kwargs)
         child = self.capture.names[key]
         if child is None:
             return func(*args, **kwargs)
         return self.owner._modules[child].call(self.owner, func, operator, args, kwargs)
+
+    def composite(self, body, args: tuple, kwargs: dict):
+        """What a function is made of, with this mode on."""
+        push(self)
+        try:
+            return body(*args, **kwargs)
+        finally:
+            pop()
 
     def late(self, name: str) -> None:
         """A call that the sample did not make: float, with one warning."""

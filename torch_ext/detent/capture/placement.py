@@ -32,7 +32,9 @@ def weight_shape(module: nn.Module) -> tuple[int, ...]:
     return _per_channel(module.weight.shape, 1 if isinstance(module, _ConvTransposeNd) else 0)
 
 
-def _per_channel(shape, axis: int) -> tuple[int, ...]:
+def _per_channel(shape, axis: int | None) -> tuple[int, ...]:
+    if axis is None:
+        return (1,)
     return tuple(size if dim == axis else 1 for dim, size in enumerate(shape))
 
 
@@ -170,11 +172,7 @@ class _Installer:
         if not isinstance(owner, Captured):
             return
         capture, key = owner._detent, event.site
-        site = owner._modules.get(capture.names.get(key) or "")
-        if site is None:
-            site = CallSite(event.operator.name, event.onnx_op, 0)
-        while len(site.input_quantizers) <= max((read.slot for read in event.reads), default=-1):
-            site.input_quantizers.append(None)
+        site = self._site_of(owner, event)
         if self.decisions.output(event):
             self._activation(site.output_quantizers, 0)
         for read in event.reads:
@@ -182,19 +180,35 @@ class _Installer:
         reason = self.decisions.reasons.get(event.key)
         if reason is not None:
             capture.reasons[key] = reason
+        self._keep(owner, key, site)
+
+    @staticmethod
+    def _site_of(owner: nn.Module, event: Event) -> CallSite:
+        """The call site of an event, with an entry for every slot that it reads."""
+        site = owner._modules.get(owner._detent.names.get(event.site) or "")
+        if site is None:
+            site = CallSite(event.operator.name, event.onnx_op, 0)
+        while len(site.input_quantizers) <= max((read.slot for read in event.reads), default=-1):
+            site.input_quantizers.append(None)
+        return site
+
+    @staticmethod
+    def _keep(owner: nn.Module, key: str, site: CallSite) -> None:
+        """Put a call site that quantizes something under its parent."""
+        names = owner._detent.names
         if site.params or any(True for _ in entries(site)):
-            name = capture.names.get(key) or _free_name(owner, key)
-            owner.add_module(name, site)
-            capture.names[key] = name
+            names[key] = names.get(key) or _free_name(owner, key)
+            owner.add_module(names[key], site)
         else:
-            capture.names.setdefault(key, None)
+            names.setdefault(key, None)
 
     def _site_input(self, owner: nn.Module, event: Event, site: CallSite, read: Read) -> None:
         if event.on_state:
             return
-        weight = read.slot == event.operator.weight
-        shape = _per_channel(read.shape, event.operator.channels) if weight else (1,)
-        if read.parameter is None:
+        weight, value = read.slot == event.operator.weight, read.value
+        channels = event.operator.channels if weight and value.axes_kept else None
+        if value.parameter is None:
+            shape = _per_channel(read.shape, channels)
             if weight and not self.decisions.on_grid(read.value):
                 if site.input_quantizers[read.slot] is None:
                     made = self._quantizer(shape, self.param_bw, True, self._activation_mode)
@@ -202,15 +216,30 @@ class _Installer:
             elif self.decisions.input(read):
                 self._activation(site.input_quantizers, read.slot)
             return
-        path, _, name = read.parameter.rpartition(".")
+        if value.mover is None:
+            self._site_parameter(owner, event.path, site, read.slot, value.parameter, channels)
+        elif weight or self.decisions.input(read):
+            mover, owner = value.mover, self.modules[value.mover.path]
+            if isinstance(owner, Captured):
+                site = self._site_of(owner, mover)
+                self._site_parameter(owner, mover.path, site, 0, value.parameter, channels)
+                self._keep(owner, mover.site, site)
+                owner._detent.moved.add(mover.operator.name)
+
+    def _site_parameter(
+        self, owner: nn.Module, owner_path: str, site: CallSite, slot: int, parameter: str, channels: int | None
+    ) -> None:
+        """A parameter that a call reads: its owner has the quantizer."""
+        path, _, name = parameter.rpartition(".")
         holder = self.modules[path]
-        if path == event.path:
-            self._parameter(path, holder, name, shape)
-            site.params[read.slot] = name
-        elif isinstance(holder, QuantizedModule) and name not in holder.param_quantizers:
+        if isinstance(holder, QuantizedModule) and name not in holder.param_quantizers:
             return
+        quantizer = self._parameter(path, holder, name, _per_channel(getattr(holder, name).shape, channels))
+        prefix = f"{owner_path}." if owner_path else ""
+        if parameter.startswith(prefix):
+            site.params[slot] = parameter[len(prefix) :]
         else:
-            site.input_quantizers[read.slot] = self._parameter(path, holder, name, shape)
+            site.input_quantizers[slot] = quantizer
 
     # --- quantizers ---------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from ..nn.base import ActivationQuantizers
+from ..nn.base import ActivationQuantizers, param_quantizer
 from .functions import Operator, arguments, is_quantizable, replaced
 
 __all__ = ["CallSite"]
@@ -13,8 +13,8 @@ __all__ = ["CallSite"]
 class CallSite(ActivationQuantizers):
     """Quantizers of one call of a torch function inside the forward of its parent.
 
-    ``params`` says which slots take a parameter of the parent, whose quantizer is the parent's
-    ``param_quantizers[name]``. Called as a module, which happens in code that loops over its children, it returns its
+    ``params`` says which slots take a parameter, by its name in the parent (``weight``, ``out_proj.weight``), whose
+    quantizer is its owner's ``param_quantizers[name]``. Called as a module, which happens in code that loops over its children, it returns its
     argument.
     """
 
@@ -36,7 +36,7 @@ class CallSite(ActivationQuantizers):
                 if quantizer is not None and getattr(quantizer, "enabled", True):
                     return True
         for name in self.params.values():
-            quantizer = owner._modules["param_quantizers"]._modules[name]
+            quantizer = param_quantizer(owner, name)
             if quantizer is not None and getattr(quantizer, "enabled", True):
                 return True
         return False
@@ -44,7 +44,7 @@ class CallSite(ActivationQuantizers):
     def quantizer_of(self, owner: nn.Module, slot: int):
         name = self.params.get(slot)
         if name is not None:
-            return owner._modules["param_quantizers"]._modules[name]
+            return param_quantizer(owner, name)
         return self.input_quantizers._modules.get(str(slot))
 
     def call(self, owner: nn.Module, func, operator: Operator, args: tuple, kwargs: dict):

@@ -10,7 +10,7 @@ from ..quantizers import AffineQuantizer
 from ..quantizers.source import Source
 from .calls import Caller
 
-__all__ = ["ActivationQuantizers", "ParamQuantizers", "QuantizedModule", "Use", "entries", "holder"]
+__all__ = ["ActivationQuantizers", "ParamQuantizers", "QuantizedModule", "Use", "entries", "holder", "param_quantizer"]
 
 
 class ParamQuantizers(nn.ModuleDict):
@@ -114,6 +114,14 @@ class QuantizedModule(ActivationQuantizers):
             top.late(self._path)
             return None
         return self._modules[f"use_{use}"] if use else self
+
+
+def param_quantizer(module: nn.Module, name: str) -> nn.Module | None:
+    """The quantizer of a parameter of ``module`` or, with a dotted name, of a module below."""
+    *path, name = name.split(".")
+    for part in path:
+        module = module._modules[part]
+    return module._modules["param_quantizers"]._modules[name]
 
 
 def quantize_input(module: nn.Module | None, x, index: str = "0"):

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from .._running import call_with_sample, without_trace
 from ..nn import quantized_class
+from ..nn.calls import execution
 from ..nn.table import SLOTS
 from .functions import KEEP_AXES, Operator, arguments, carries_floats, find, is_quantizable
 
@@ -51,7 +52,7 @@ class Event:
 
     path: str  # of the leaf, or of the module whose forward calls the operator
     site: str | None  # "add_0"; None for a leaf
-    use: int  # of a leaf
+    use: int  # which of the executions of the module at path it belongs to
     onnx_op: str
     operator: Operator | None = None
     reads: list[Read] = field(default_factory=list)
@@ -62,20 +63,25 @@ class Event:
     def key(self) -> tuple:
         return self.path, self.site, self.use
 
+    @property
+    def site_name(self) -> str:
+        """As :class:`detent.capture.mode.Capture` knows it."""
+        return f"use_{self.use}.{self.site}" if self.use else self.site
+
 
 @dataclass
 class Graph:
     events: list[Event] = field(default_factory=list)
-    uses: dict[str, dict[str, int]] = field(default_factory=dict)  # leaf -> "<caller>:<count>" -> use
-    callers: dict[str, set[str]] = field(default_factory=dict)  # leaf -> who calls it
-    calls: dict[str, int] = field(default_factory=dict)  # leaf -> executions
+    uses: dict[str, dict[str, int]] = field(default_factory=dict)  # "<execution of the caller>:<count>" -> use
+    callers: dict[str, set[str]] = field(default_factory=dict)  # module -> who calls it
+    calls: dict[str, int] = field(default_factory=dict)  # module -> executions
     unknown: dict[str, set[str]] = field(default_factory=dict)  # module -> functions nobody knows
 
 
 @dataclass
 class _Frame:
     path: str
-    module: nn.Module
+    use: int
     leaf: bool
     counts: dict[str, int] = field(default_factory=dict)
     event: Event | None = None
@@ -136,7 +142,7 @@ class _Recorder(TorchFunctionMode):
             return value
         axes_kept = value.axes_kept and mover.name in KEEP_AXES
         if value.mover is None:
-            event = Event(self.frames[-1].path, site, 0, "", mover)
+            event = Event(self.frames[-1].path, site, self.frames[-1].use, "", mover)
             event.reads.append(Read(event, 0, value, True, given[0].shape))
             return Value(None, parameter=value.parameter, mover=event, axes_kept=axes_kept)
         if axes_kept != value.axes_kept:
@@ -151,7 +157,8 @@ class _Recorder(TorchFunctionMode):
         return f"{operator.name}_{count}"
 
     def _operator(self, func, operator: Operator, args: tuple, kwargs: dict):
-        event = Event(self.frames[-1].path, self._site(operator), 0, operator.onnx_op, operator)
+        frame = self.frames[-1]
+        event = Event(frame.path, self._site(operator), frame.use, operator.onnx_op, operator)
         for slot, value in arguments(operator, args, kwargs):
             if is_quantizable(value):
                 self._read(event, slot, value)
@@ -168,26 +175,27 @@ class _Recorder(TorchFunctionMode):
 
     def enter(self, path: str, leaf: bool, module, args, kwargs) -> None:
         with torch._C.DisableTorchFunction():
-            frame = _Frame(path, module, leaf)
             outer = self.frames[-1] if self.frames else None
-            if leaf and not (outer and outer.leaf):
-                frame.event = self._leaf_event(path, module, outer)
-                frame.input = args[0] if args else kwargs.get("input")
-                if is_quantizable(frame.input):
-                    self._read(frame.event, 0, frame.input)
+            frame = _Frame(path, 0, leaf or (outer is not None and outer.leaf))
+            if outer is None or not outer.leaf:
+                frame.use = self._use(path, outer)
+                if leaf:
+                    frame.event = Event(path, None, frame.use, SLOTS[type(module)].onnx_op)
+                    frame.input = args[0] if args else kwargs.get("input")
+                    if is_quantizable(frame.input):
+                        self._read(frame.event, 0, frame.input)
             self.frames.append(frame)
 
-    def _leaf_event(self, path: str, module: nn.Module, outer: _Frame | None) -> Event:
-        graph = self.graph
+    def _use(self, path: str, outer: _Frame | None) -> int:
+        """Which execution of the module at ``path`` begins."""
+        graph, count, above = self.graph, 0, ""
         graph.calls[path] = graph.calls.get(path, 0) + 1
-        above = outer.path if outer else ""
-        count = outer.counts.get(f"{path}()", 0) if outer else 0
-        if outer:
+        if outer is not None:
+            count, above = outer.counts.get(f"{path}()", 0), execution(outer.path, outer.use)
             outer.counts[f"{path}()"] = count + 1
+            graph.callers.setdefault(path, set()).add(outer.path)
         uses = graph.uses.setdefault(path, {})
-        graph.callers.setdefault(path, set()).add(above)
-        use = uses.setdefault(f"{above}:{count}", len(uses))
-        return Event(path, None, use, SLOTS[type(module)].onnx_op)
+        return uses.setdefault(f"{above}:{count}", len(uses))
 
     def leave(self, module, args, kwargs, output) -> None:
         with torch._C.DisableTorchFunction():

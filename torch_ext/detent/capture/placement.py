@@ -13,6 +13,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from ..nn import QuantizedModule, guard_fast_paths, quantize_module, quantized_class
 from ..nn.base import ParamQuantizers, Use, entries
 from ..quantizers import AffineQuantizer, QuantizeDequantize
+from .checkpoint import resume_recomputations
 from .graph import MOVING, Event, Graph, Read, Value
 from .mode import Capture, Captured, captured_class
 from .sites import CallSite
@@ -148,13 +149,25 @@ class _Installer:
             module._detent = Capture(path)
         for path, uses in self.graph.uses.items():
             if len(uses) > 1:
-                leaf = self.modules[path]
-                leaf._path, leaf._uses = path, dict(uses)
-                for above in self.graph.callers[path]:
-                    if isinstance(self.modules[above], Captured):
-                        self.modules[above]._detent.reused.append(leaf)
-                for use in range(1, len(uses)):
-                    leaf.add_module(f"use_{use}", Use(leaf._slots.inputs, leaf._slots.outputs))
+                self._reused(path, uses)
+
+    def _reused(self, path: str, uses: dict[str, int]) -> None:
+        """A module that runs more than once: its callers count, and theirs while they do so too."""
+        module = self.modules[path]
+        if isinstance(module, QuantizedModule):
+            module._path, module._uses = path, dict(uses)
+            for use in range(1, len(uses)):
+                module.add_module(f"use_{use}", Use(module._slots.inputs, module._slots.outputs))
+        elif isinstance(module, Captured):
+            module._detent.uses = dict(uses)
+        waiting, told = [path], set()
+        while waiting:
+            for above in self.graph.callers[waiting.pop()] - told:
+                told.add(above)
+                if isinstance(self.modules[above], Captured):
+                    self.modules[above]._detent.reused.append(module)
+                if len(self.graph.uses[above]) > 1:
+                    waiting.append(above)
 
     # --- events -------------------------------------------------------------------------------------------------------
 
@@ -171,7 +184,6 @@ class _Installer:
         owner = self.modules[event.path]
         if not isinstance(owner, Captured):
             return
-        capture, key = owner._detent, event.site
         site = self._site_of(owner, event)
         if self.decisions.output(event):
             self._activation(site.output_quantizers, 0)
@@ -179,28 +191,34 @@ class _Installer:
             self._site_input(owner, event, site, read)
         reason = self.decisions.reasons.get(event.key)
         if reason is not None:
-            capture.reasons[key] = reason
-        self._keep(owner, key, site)
+            owner._detent.reasons[event.site_name] = reason
+        self._keep(owner, event, site)
 
     @staticmethod
     def _site_of(owner: nn.Module, event: Event) -> CallSite:
         """The call site of an event, with an entry for every slot that it reads."""
-        site = owner._modules.get(owner._detent.names.get(event.site) or "")
-        if site is None:
-            site = CallSite(event.operator.name, event.onnx_op, 0)
+        known = owner._detent.names.get(event.site_name)
+        site = owner.get_submodule(".".join(known)) if known else CallSite(event.operator.name, event.onnx_op, 0)
         while len(site.input_quantizers) <= max((read.slot for read in event.reads), default=-1):
             site.input_quantizers.append(None)
         return site
 
     @staticmethod
-    def _keep(owner: nn.Module, key: str, site: CallSite) -> None:
-        """Put a call site that quantizes something under its parent."""
+    def _keep(owner: nn.Module, event: Event, site: CallSite) -> None:
+        """Put a call site that quantizes something under its parent, or under a further use of that."""
         names = owner._detent.names
-        if site.params or any(True for _ in entries(site)):
-            names[key] = names.get(key) or _free_name(owner, key)
-            owner.add_module(names[key], site)
-        else:
-            names.setdefault(key, None)
+        if not site.params and not any(True for _ in entries(site)):
+            names.setdefault(event.site_name, None)
+        elif names.get(event.site_name) is None:
+            use = (f"use_{event.use}",) if event.use else ()
+            holder = owner
+            for name in use:
+                if name not in owner._modules:
+                    owner.add_module(name, Use(0, 0))
+                holder = owner._modules[name]
+            name = _free_name(holder, event.site)
+            holder.add_module(name, site)
+            names[event.site_name] = (*use, name)
 
     def _site_input(self, owner: nn.Module, event: Event, site: CallSite, read: Read) -> None:
         if event.on_state:
@@ -223,7 +241,7 @@ class _Installer:
             if isinstance(owner, Captured):
                 site = self._site_of(owner, mover)
                 self._site_parameter(owner, mover.path, site, 0, value.parameter, channels)
-                self._keep(owner, mover.site, site)
+                self._keep(owner, mover, site)
                 owner._detent.moved.add(mover.operator.name)
 
     def _site_parameter(
@@ -278,6 +296,7 @@ def _free_name(module: nn.Module, name: str) -> str:
 
 def install(model: nn.Module, graph: Graph, *, output_bw: int, param_bw: int, learned: bool) -> None:
     """Turn ``model`` into a simulation of itself, in place."""
+    resume_recomputations()
     _Installer(model, graph, output_bw, param_bw, learned).run()
     for name, module in model.named_modules():
         for slot, key, quantizer in entries(module):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copyreg
 import functools
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -27,6 +28,7 @@ class Capture:
     reasons: dict[str, str] = field(default_factory=dict)  # call site -> why it is float
     reused: list[nn.Module] = field(default_factory=list)  # children that are used more than once in one call
     late: list[str] = field(default_factory=list)  # first met after construction
+    forward: Callable | None = None  # one that was put on the instance
 
     def active(self, module: nn.Module, inside: bool) -> bool:
         """Whether a call needs the mode: some quantizer of a call site or of a reused child is on.
@@ -65,7 +67,9 @@ class Calls(Caller):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = {} if kwargs is None else kwargs
         operator = OPERATORS.get(func)
-        if operator is None or "out" in kwargs or not (carries_floats(args) or carries_floats(kwargs.values())):
+        if operator is None or kwargs.get("out") is not None:
+            return func(*args, **kwargs)
+        if not (carries_floats(args) or carries_floats(kwargs.values())):
             return func(*args, **kwargs)
         name = operator.name
         count = self.counts.get(name, 0)
@@ -124,10 +128,14 @@ def _captured_forward(float_forward):
 
     def run(self, args, kwargs, inside):
         capture = self._detent
+        if capture.forward is not None:
+            call = capture.forward
+        else:
+            call, args = float_forward, (self, *args)
         if not capture.active(self, inside):
-            return float_forward(self, *args, **kwargs)
+            return call(*args, **kwargs)
         with Calls(self, capture):
-            return float_forward(self, *args, **kwargs)
+            return call(*args, **kwargs)
 
     return forward
 

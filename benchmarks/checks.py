@@ -1,4 +1,4 @@
-"""What the coverage script asks of one model: a sim that is the float model where it is off, and trains where it is on."""
+"""What the coverage script asks of a model: a sim that is the float model while it is off, and that trains when on."""
 
 from __future__ import annotations
 
@@ -88,6 +88,20 @@ def _shake(model: nn.Module) -> None:
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.02)
 
 
+def _settle(model: nn.Module, sample: Any) -> None:
+    """Statistics of batch norms from a batch, without which a deep model with random weights overflows."""
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+    if norms:
+        with torch.no_grad():
+            run(model.train(), sample)
+    for norm, momentum in zip(norms, momenta):
+        norm.momentum = momentum
+    model.eval()
+
+
 def check(case: Case) -> dict[str, Any]:
     """One row of the table; ``failures`` is empty where all is well."""
     stages = _Stages()
@@ -98,6 +112,7 @@ def check(case: Case) -> dict[str, Any]:
         model = case.build().eval()
         _shake(model)
         samples = [case.sample(2) for _ in range(3)]
+        _settle(model, samples[0])
         with torch.no_grad():
             expected = run(model, samples[0])
         before = copy.deepcopy(model.state_dict())
@@ -158,8 +173,9 @@ def _check_training_step(fail, model: nn.Module, sim: QuantizationSimModel, samp
     """A gradient in every learned range that the loss depends on, and in every parameter the float model trains."""
     floats = copy.deepcopy(model).train()
     loss(run(floats, sample)).backward()
-    trained = {name for name, parameter in floats.named_parameters() if parameter.grad is not None}
-    del floats
+    grads = {name: parameter.grad for name, parameter in floats.named_parameters() if parameter.grad is not None}
+    trained = {name: bool(grad.isfinite().all()) for name, grad in grads.items()}
+    del floats, grads
     made: dict[str, list[Tensor]] = {}
     handles = []
     names = {quantizer: name for name, quantizer in sim.named_quantizers()}
@@ -180,12 +196,17 @@ def _check_training_step(fail, model: nn.Module, sim: QuantizationSimModel, samp
     used = {name for name, outputs in made.items() if any(output.grad is not None for output in outputs)}
     learned = {name: quantizer for name, quantizer in sim.named_quantizers() if quantizer.mode == "learned"}
     without = [name for name in used & learned.keys() if any(p.grad is None for p in learned[name].parameters())]
-    lost = [name for name, p in sim.model.named_parameters() if name in trained and p.grad is None]
+    grads = {name: parameter.grad for name, parameter in sim.model.named_parameters()}
+    lost = [name for name in trained if grads[name] is None]
+    infinite = [name for name, grad in grads.items() if grad is not None and not grad.isfinite().all()]
     if without:
         fail(f"{len(without)} learned ranges that were used have no gradient: {', '.join(sorted(without)[:3])}")
     if lost:
         fail(f"{len(lost)} parameters that the float model trains have no gradient: {', '.join(lost[:3])}")
+    if infinite and all(trained.values()):
+        fail(f"{len(infinite)} gradients hold infinities or NaN: {', '.join(infinite[:3])}")
     if not used:
         fail("no quantizer was used")
-    torch.optim.SGD(sim.model.parameters(), lr=1e-6).step()
-    return {"used": len(used), "late": sum(len(getattr(m, "_detent").late) for m in sim.model.modules() if hasattr(m, "_detent"))}
+    torch.optim.Adam(sim.model.parameters(), lr=1e-5).step()
+    captures = [module._detent for module in sim.model.modules() if hasattr(module, "_detent")]
+    return {"used": len(used), "late": sum(len(capture.late) for capture in captures)}

@@ -15,8 +15,8 @@ _LOOKED_AT = 1 << 14  # elements of a tensor
 
 # Which arguments are no weights; None: all tensors.
 _INPUTS = {
-    F.linear: (0,), F.conv1d: (0,), F.conv2d: (0,), F.conv3d: (0,), F.conv_transpose1d: (0,), F.conv_transpose2d: (0,),
-    F.conv_transpose3d: (0,), F.bilinear: (0, 1), F.scaled_dot_product_attention: (0, 1, 2),
+    F.linear: (0,), F.grouped_mm: (0,), F.conv1d: (0,), F.conv2d: (0,), F.conv3d: (0,), F.conv_transpose1d: (0,),
+    F.conv_transpose2d: (0,), F.conv_transpose3d: (0,), F.bilinear: (0, 1), F.scaled_dot_product_attention: (0, 1, 2),
     torch.matmul: (0, 1), Tensor.matmul: (0, 1), Tensor.__matmul__: (0, 1), Tensor.__rmatmul__: (0, 1),
     torch.mm: (0, 1), Tensor.mm: (0, 1), torch.bmm: (0, 1), Tensor.bmm: (0, 1), torch.addmm: (1, 2),
     torch.baddbmm: (1, 2), Tensor.baddbmm: (1, 2), torch.einsum: None,
@@ -26,6 +26,7 @@ _INPUTS = {
 class _Products(TorchFunctionMode):
     def __init__(self):
         super().__init__()
+        self.weights: list[Tensor] = []  # quantized per channel
         self.where: list[str] = []
         self.off: list[str] = []
         self.seen = 0
@@ -36,6 +37,8 @@ class _Products(TorchFunctionMode):
             given = [*args, *(kwargs or {}).values()]
             given = given[1:] if chosen is None else [given[at] for at in chosen if at < len(given)]
             for number, tensor in enumerate(given):
+                if any(tensor is weight for weight in self.weights):
+                    continue
                 if isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.dim():
                     self.seen += 1
                     if _distinct(tensor) > 2**_BITS:
@@ -46,7 +49,7 @@ class _Products(TorchFunctionMode):
 
 def _distinct(tensor: Tensor) -> int:
     with torch._C.DisableTorchFunction():
-        return tensor.detach().flatten()[:_LOOKED_AT].unique().numel()
+        return tensor.detach().flatten()[:_LOOKED_AT].nan_to_num().unique().numel()
 
 
 def inputs_off_grid(model: nn.Module, call: Callable[[], object]) -> tuple[list[str], int]:
@@ -59,6 +62,8 @@ def inputs_off_grid(model: nn.Module, call: Callable[[], object]) -> tuple[list[
     for name, module in model.named_modules():
         if isinstance(module, AffineQuantizer):
             module.bitwidth = _BITS
+            if module.axis is not None:
+                handles.append(module.register_forward_hook(lambda *call: products.weights.append(call[-1]) and None))
         else:
             handles.append(module.register_forward_pre_hook(lambda *_, name=name: products.where.append(name)))
             handles.append(module.register_forward_hook(lambda *_: products.where.pop() and None, always_call=True))

@@ -22,9 +22,10 @@ _CONVOLUTIONAL = """
     legacy_seresnet18 skresnet18 starnet_s050 tresnet_m ese_vovnet19b_slim_dw xception41
 """
 _ATTENTION = """
-    cpubone_nano davit_tiny efficientformer_l1:224 efficientvim_m1 efficientvit_b0 efficientvit_m0 iformer_t lowformer_b0
-    caformer_s18 mobilevit_xxs mobilevitv2_050 mvitv2_tiny nextvit_small pvt_v2_b0 sam2_hiera_tiny sequencer2d_s shvit_s1
-    swiftformer_xs tiny_vit_5m_224 twins_svt_small xcit_nano_12_p16_224 test_vit crossvit_tiny_240
+    cpubone_nano davit_tiny efficientformer_l1:224 efficientvim_m1 efficientvit_b0 efficientvit_m0 iformer_t
+    lowformer_b0 caformer_s18 mobilevit_xxs mobilevitv2_050 mvitv2_tiny nextvit_small pvt_v2_b0 sam2_hiera_tiny
+    sequencer2d_s shvit_s1 swiftformer_xs tiny_vit_5m_224 twins_svt_small xcit_nano_12_p16_224
+    test_vit crossvit_tiny_240
 """
 # those that are made for one size of image
 _SIZED = """

@@ -28,7 +28,10 @@ _OPTIONS = {
     "googlenet": {"init_weights": False, "aux_logits": False},
     "inception_v3": {"init_weights": False, "aux_logits": False},
 }
-_PROPOSALS = {"rpn_pre_nms_top_n_test": 32, "rpn_post_nms_top_n_test": 8, "box_detections_per_img": 4}
+_PROPOSALS = {
+    "rpn_pre_nms_top_n_test": 32, "rpn_post_nms_top_n_test": 8, "box_detections_per_img": 4,
+    "box_score_thresh": 0.0,
+}  # fmt: skip
 
 
 def cases() -> list[Case]:

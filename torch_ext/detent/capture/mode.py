@@ -5,6 +5,7 @@ from __future__ import annotations
 import copyreg
 import functools
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -29,6 +30,7 @@ class Capture:
     reused: list[nn.Module] = field(default_factory=list)  # modules whose uses depend on how often this one calls
     late: list[str] = field(default_factory=list)  # first met after construction
     moved: set[str] = field(default_factory=set)  # movers that a parameter is read through
+    forward: Callable | None = None  # one that was put on the instance
 
     def active(self, module: nn.Module, inside: bool) -> bool:
         """Whether a call needs the mode: some quantizer of a call site or of a reused module is on.
@@ -83,12 +85,12 @@ class Calls(Caller):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = {} if kwargs is None else kwargs
-        operator = None if self.execution is None else find(func)
+        operator = None if self.execution is None or kwargs.get("out") is not None else find(func)
         if operator is None or (operator.moves and operator.name not in self.capture.moved):
             return func(*args, **kwargs)
         if operator.body is not None:
             return self.composite(operator.body, args, kwargs)
-        if "out" in kwargs or not (carries_floats(args) or carries_floats(kwargs.values())):
+        if not (carries_floats(args) or carries_floats(kwargs.values())):
             return func(*args, **kwargs)
         name = operator.name
         count = self.counts.get(name, 0)
@@ -162,10 +164,14 @@ def _captured_forward(float_forward):
     def run(self, args, kwargs, top):
         capture = self._detent
         use = 0 if top is None or capture.uses is None else top.use(capture.path, capture.uses)
+        if capture.forward is not None:
+            call = capture.forward
+        else:
+            call, args = float_forward, (self, *args)
         if not capture.active(self, top is not None):
-            return float_forward(self, *args, **kwargs)
+            return call(*args, **kwargs)
         with Calls(self, capture, use):
-            return float_forward(self, *args, **kwargs)
+            return call(*args, **kwargs)
 
     return forward
 

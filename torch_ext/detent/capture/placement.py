@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from ..nn import QuantizedModule, guard_fast_paths, quantize_module, quantized_class
+from ..nn import QuantizedModule, guard_fast_paths, is_leaf, quantize_module
 from ..nn.base import ParamQuantizers, Use, entries
 from ..quantizers import AffineQuantizer, QuantizeDequantize
 from .checkpoint import resume_recomputations
@@ -23,6 +23,7 @@ __all__ = ["install"]
 _WEIGHTED = (_ConvNd, nn.Linear, nn.Embedding)
 _SUPERGROUPS = {("Conv", "Relu"), ("Conv", "Clip"), ("ConvTranspose", "Relu"), ("Add", "Relu"), ("Gemm", "Relu")}
 _FOLDS = ("Conv", "ConvTranspose", "Gemm")
+_NEAR_ZERO = 1 / 16  # of the span, in the sample: other data may come closer
 
 
 def weight_shape(module: nn.Module) -> tuple[int, ...]:
@@ -42,8 +43,9 @@ def _per_channel(shape, axis: int | None) -> tuple[int, ...]:
 class _Decisions:
     """What the dataflow says, by :attr:`Event.key`."""
 
-    def __init__(self, graph: Graph):
+    def __init__(self, graph: Graph, output_bw: int):
         self.graph = graph
+        self.near_zero = max(_NEAR_ZERO, 1 / (2**output_bw - 1))
         self.reasons: dict[tuple, str] = {}
         inner = {event.key for event in graph.events} - {e.key for e in graph.events if not self._inside(e)}
         for event in graph.events:
@@ -53,16 +55,19 @@ class _Decisions:
             if reason is not None:
                 self.reasons.setdefault(event.key, reason)
 
-    @staticmethod
-    def _why_float(event: Event) -> str | None:
+    def _why_float(self, event: Event) -> str | None:
         if event.onnx_op in MOVING:
             return "keeps the grid of its input"
         if event.onnx_op == "Gather":
             return "on the grid of its weight"
+        if event.constant:
+            return "computed from parameters alone"
         if event.output is None:
             return "makes no tensor of floats"
         if event.output.masking:
             return "its output holds a mask's infinities"
+        if self._loses(event.output):
+            return "its output must not become zero, and some of it is near"
         return "changes a buffer or parameter" if event.on_state else None
 
     def _inside(self, event: Event) -> bool:
@@ -87,6 +92,10 @@ class _Decisions:
             return None
         return value.reads[0].event
 
+    def _loses(self, value: Value) -> bool:
+        """Whether rounding may make zeros that something divides by."""
+        return value.nearest_zero < self.near_zero
+
     def output(self, event: Event) -> bool:
         return event.key not in self.reasons
 
@@ -99,7 +108,7 @@ class _Decisions:
     def input(self, read: Read) -> bool:
         """Whether a read needs a quantizer of its own."""
         value, event = read.value, read.event
-        if event.onnx_op in MOVING or event.on_state or value.masking or self.on_grid(value):
+        if event.onnx_op in MOVING or event.on_state or value.masking or self._loses(value) or self.on_grid(value):
             return False
         producer = value.producer
         if producer is not None and self.reasons.get(producer.key) == "inside a supergroup":
@@ -111,7 +120,7 @@ class _Installer:
     def __init__(self, model: nn.Module, graph: Graph, output_bw: int, param_bw: int, learned: bool):
         self.model, self.graph = model, graph
         self.output_bw, self.param_bw, self.learned = output_bw, param_bw, learned
-        self.decisions = _Decisions(graph)
+        self.decisions = _Decisions(graph, output_bw)
         self.modules = dict(model.named_modules())
         self.shared: dict[int, QuantizeDequantize] = {}  # parameter -> its one quantizer
         first = next((t for t in (*model.parameters(), *model.buffers())), None)
@@ -136,7 +145,7 @@ class _Installer:
     def _swap(self) -> None:
         """Substitute leaves; let every other module see the functions that its forward calls."""
         for module in self.modules.values():
-            if quantized_class(type(module)) is not None:
+            if is_leaf(module):
                 quantize_module(module)
         guard_fast_paths(self.model)
         for path, module in self.modules.items():
@@ -146,7 +155,7 @@ class _Installer:
                 module.__class__ = captured_class(type(module))
             except TypeError:  # a class that cannot be derived from is left as it is
                 continue
-            module._detent = Capture(path)
+            module._detent = Capture(path, forward=module.__dict__.pop("forward", None))
         for path, uses in self.graph.uses.items():
             if len(uses) > 1:
                 self._reused(path, uses)
@@ -184,7 +193,12 @@ class _Installer:
         owner = self.modules[event.path]
         if not isinstance(owner, Captured):
             return
+        if event.constant or event.integers:
+            owner._detent.names.setdefault(event.site_name, None)
+            owner._detent.reasons[event.site_name] = self.decisions.reasons[event.key]
+            return
         site = self._site_of(owner, event)
+        site.copied |= {read.slot for read in event.reads if read.overwritten}
         if self.decisions.output(event):
             self._activation(site.output_quantizers, 0)
         for read in event.reads:

@@ -174,8 +174,8 @@ def float_cast(
     Raises:
         ValueError: As :func:`fake_quantize`; a type without a format.
     Example:
-        >>> float_cast(torch.tensor([0.3, 17.0, 1e6]), torch.float8_e4m3fn)
-        tensor([  0.3125,  16.0000, 448.0000])
+        >>> float_cast(torch.tensor([0.3, 17.0, 1e6]), torch.float8_e4m3fn).tolist()
+        [0.3125, 16.0, 448.0]
     """
     if not isinstance(format, FloatFormat):
         format = FloatFormat.of(format)

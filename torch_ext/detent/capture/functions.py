@@ -31,6 +31,10 @@ class Operator:
     listed: bool = False
     in_place: bool = False
 
+    def is_bias(self, slot: int) -> bool:
+        """Whether a slot takes a bias, which is quantized where it is a parameter and the configuration says so."""
+        return not self.listed and self.slots[slot] == "bias"
+
 
 _NAMESPACES = (torch, Tensor, F, torch.special, torch._C._nn, torch._C._special)
 
@@ -122,9 +126,9 @@ def _operators() -> dict[object, Operator]:
         for name in names:
             put((name, f"__{name}__") if name == "abs" else (name,), onnx_op, _X)
     for n in "123":
-        put((f"conv{n}d",), "Conv", ("input", "weight", ""), weight=1)
-        put((f"conv_transpose{n}d",), "ConvTranspose", ("input", "weight", ""), weight=1, channels=1)
-    put(("linear",), "Gemm", ("input", "weight", ""), weight=1)
+        put((f"conv{n}d",), "Conv", ("input", "weight", "bias"), weight=1)
+        put((f"conv_transpose{n}d",), "ConvTranspose", ("input", "weight", "bias"), weight=1, channels=1)
+    put(("linear",), "Gemm", ("input", "weight", "bias"), weight=1)
     put(("prelu",), "PRelu", ("input", ""))
     for names in (("cat", "concat", "concatenate"), ("stack",), ("hstack",), ("vstack",)):
         put(names, "Concat", ("tensors",), listed=True)

@@ -31,6 +31,7 @@ class Value:
     reads: list[Read] = field(default_factory=list)
     masking: bool = False  # holds infinities or numbers that stand for them
     is_result: bool = False
+    entered: bool = False  # was there before any function that was seen
 
 
 @dataclass(eq=False)
@@ -68,6 +69,7 @@ class Graph:
     callers: dict[str, set[str]] = field(default_factory=dict)  # leaf -> who calls it
     calls: dict[str, int] = field(default_factory=dict)  # leaf -> executions
     unknown: dict[str, set[str]] = field(default_factory=dict)  # module -> functions nobody knows
+    returned: list[Value] = field(default_factory=list)  # by the model
 
 
 @dataclass
@@ -190,7 +192,7 @@ class _Recorder(TorchFunctionMode):
     def _read(self, event: Event, slot: int, tensor: Tensor) -> None:
         value, direct = self._origin(tensor)
         if value is None:
-            value = Value(None, masking=_masking(tensor))
+            value = Value(None, masking=_masking(tensor), entered=True)
             self._set(tensor, value, True)
         read = Read(event, slot, value, direct, self.parameters.get(id(tensor)), tensor.shape)
         value.reads.append(read)
@@ -237,4 +239,5 @@ def record(model: nn.Module, sample) -> Graph:
         value = recorder.origins.get(id(tensor), (None, True))[0]
         if value is not None:
             value.is_result = True
+            recorder.graph.returned.append(value)
     return recorder.graph

@@ -1,114 +1,30 @@
-"""Which tensors get a quantizer, from the dataflow of the sample.
-
-Weights: symmetric, signed, per channel. Activations: asymmetric, unsigned, per tensor: outputs of all leaves and
-operators that compute new numbers, except inside supergroups; and every input of these that is on no grid.
-"""
+"""Putting quantizers where the policy wants them: once, from the recorded dataflow of the sample."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.conv import _ConvNd
 
+from ..config import Config
+from ..config.overrides import Selected
 from ..nn import QuantizedModule, guard_fast_paths, quantize_module, quantized_class
 from ..nn.base import ParamQuantizers, Use, entries
 from ..quantizers import AffineQuantizer, QuantizeDequantize
-from .graph import MOVING, Event, Graph, Read, Value
+from .graph import Event, Graph, Read
 from .mode import Capture, Captured, captured_class
+from .policy import Policy
 from .sites import CallSite
+from .spec import Spec
 
 __all__ = ["install"]
 
 _WEIGHTED = (_ConvNd, nn.Linear, nn.Embedding)
-_SUPERGROUPS = {("Conv", "Relu"), ("Conv", "Clip"), ("ConvTranspose", "Relu"), ("Add", "Relu"), ("Gemm", "Relu")}
-_FOLDS = ("Conv", "ConvTranspose", "Gemm")
-
-
-def weight_shape(module: nn.Module) -> tuple[int, ...]:
-    """Shape of the weight's range: one scale per output channel; per tensor for an embedding's table."""
-    if isinstance(module, nn.Embedding):
-        return (1,)
-    # A grouped transposed convolution has out / groups channels along axis 1, which its groups share.
-    return _per_channel(module.weight.shape, 1 if isinstance(module, _ConvTransposeNd) else 0)
-
-
-def _per_channel(shape, axis: int) -> tuple[int, ...]:
-    return tuple(size if dim == axis else 1 for dim, size in enumerate(shape))
-
-
-class _Decisions:
-    """What the dataflow says, by :attr:`Event.key`."""
-
-    def __init__(self, graph: Graph):
-        self.graph = graph
-        self.reasons: dict[tuple, str] = {}
-        inner = {event.key for event in graph.events} - {e.key for e in graph.events if not self._inside(e)}
-        for event in graph.events:
-            reason = self._why_float(event)
-            if reason is None and event.key in inner:
-                reason = "inside a supergroup"
-            if reason is not None:
-                self.reasons.setdefault(event.key, reason)
-
-    @staticmethod
-    def _why_float(event: Event) -> str | None:
-        if event.onnx_op in MOVING:
-            return "keeps the grid of its input"
-        if event.onnx_op == "Gather":
-            return "on the grid of its weight"
-        if event.output is None:
-            return "makes no tensor of floats"
-        if event.output.masking:
-            return "its output holds a mask's infinities"
-        return "changes a buffer or parameter" if event.on_state else None
-
-    def _inside(self, event: Event) -> bool:
-        """Whether the output only feeds, once and as it is, the next operator of a supergroup."""
-        after = self._only_reader(event)
-        if after is None:
-            return False
-        if event.onnx_op in _FOLDS and after.onnx_op == "BatchNormalization":
-            return True
-        first = event.onnx_op
-        if first == "BatchNormalization" and event.reads and event.reads[0].slot == 0:
-            before = event.reads[0].value.producer
-            if before is None or before.onnx_op not in _FOLDS or not self._inside(before):
-                return False
-            first = before.onnx_op
-        return (first, after.onnx_op) in _SUPERGROUPS and self._why_float(after) is None
-
-    @staticmethod
-    def _only_reader(event: Event) -> Event | None:
-        value = event.output
-        if value is None or value.is_result or len(value.reads) != 1 or not value.reads[0].direct:
-            return None
-        return value.reads[0].event
-
-    def output(self, event: Event) -> bool:
-        return event.key not in self.reasons
-
-    def on_grid(self, value: Value) -> bool:
-        producer = value.producer
-        if producer is None:
-            return False
-        return self.output(producer) or self.reasons[producer.key] == "on the grid of its weight"
-
-    def input(self, read: Read) -> bool:
-        """Whether a read needs a quantizer of its own."""
-        value, event = read.value, read.event
-        if event.onnx_op in MOVING or event.on_state or value.masking or self.on_grid(value):
-            return False
-        producer = value.producer
-        if producer is not None and self.reasons.get(producer.key) == "inside a supergroup":
-            return not (self._only_reader(producer) is event)
-        return True
 
 
 class _Installer:
-    def __init__(self, model: nn.Module, graph: Graph, output_bw: int, param_bw: int, learned: bool):
-        self.model, self.graph = model, graph
-        self.output_bw, self.param_bw, self.learned = output_bw, param_bw, learned
-        self.decisions = _Decisions(graph)
+    def __init__(self, model: nn.Module, graph: Graph, policy: Policy, learned: bool):
+        self.model, self.graph, self.policy, self.learned = model, graph, policy, learned
         self.modules = dict(model.named_modules())
         self.shared: dict[int, QuantizeDequantize] = {}  # parameter -> its one quantizer
         first = next((t for t in (*model.parameters(), *model.buffers())), None)
@@ -116,19 +32,21 @@ class _Installer:
 
     def run(self) -> None:
         self._swap()
+        for (path, name), spec in self.policy.params.items():
+            if spec is not None:
+                self._parameter(self.modules[path], name, spec)
         for path, module in self.modules.items():
-            if isinstance(module, QuantizedModule) and isinstance(module, _WEIGHTED):
-                self._parameter(path, module, "weight", weight_shape(module))
-                if path not in self.graph.calls:
-                    self._unseen(module)
+            if isinstance(module, QuantizedModule) and isinstance(module, _WEIGHTED) and path not in self.graph.calls:
+                self._unseen(path, module)
         for event in self.graph.events:
             self._leaf(event) if event.site is None else self._site(event)
 
-    def _unseen(self, module: QuantizedModule) -> None:
+    def _unseen(self, path: str, module: QuantizedModule) -> None:
         """A weighted layer on a branch that the sample does not take: calibration may still reach it."""
-        for slots in (module.input_quantizers, module.output_quantizers):
+        specs = self.policy.unreached(path, module._slots.onnx_op)
+        for slots, spec in zip((module.input_quantizers, module.output_quantizers), specs):
             for index in range(len(slots)):
-                self._activation(slots, index)
+                self._activation(slots, index, spec)
 
     def _swap(self) -> None:
         """Substitute leaves; let every other module see the functions that its forward calls."""
@@ -159,11 +77,10 @@ class _Installer:
     def _leaf(self, event: Event) -> None:
         leaf = self.modules[event.path]
         holder = leaf if event.use == 0 else leaf._modules[f"use_{event.use}"]
-        if self.decisions.output(event):
-            self._activation(holder.output_quantizers, 0)
+        self._activation(holder.output_quantizers, 0, self.policy.output(event))
         for read in event.reads:
-            if leaf._slots.inputs and self.decisions.input(read):
-                self._activation(holder.input_quantizers, read.slot)
+            if leaf._slots.inputs:
+                self._activation(holder.input_quantizers, read.slot, self.policy.input(read))
 
     def _site(self, event: Event) -> None:
         owner = self.modules[event.path]
@@ -175,11 +92,10 @@ class _Installer:
             site = CallSite(event.operator.name, event.onnx_op, 0)
         while len(site.input_quantizers) <= max((read.slot for read in event.reads), default=-1):
             site.input_quantizers.append(None)
-        if self.decisions.output(event):
-            self._activation(site.output_quantizers, 0)
+        self._activation(site.output_quantizers, 0, self.policy.output(event))
         for read in event.reads:
-            self._site_input(owner, event, site, read)
-        reason = self.decisions.reasons.get(event.key)
+            self._site_input(event, site, read)
+        reason = self.policy.reasons.get(event.key)
         if reason is not None:
             capture.reasons[key] = reason
         if site.params or any(True for _ in entries(site)):
@@ -189,55 +105,44 @@ class _Installer:
         else:
             capture.names.setdefault(key, None)
 
-    def _site_input(self, owner: nn.Module, event: Event, site: CallSite, read: Read) -> None:
+    def _site_input(self, event: Event, site: CallSite, read: Read) -> None:
         if event.on_state:
             return
-        weight = read.slot == event.operator.weight
-        shape = _per_channel(read.shape, event.operator.channels) if weight else (1,)
         if read.parameter is None:
-            if weight and not self.decisions.on_grid(read.value):
-                if site.input_quantizers[read.slot] is None:
-                    made = self._quantizer(shape, self.param_bw, True, self._activation_mode)
-                    site.input_quantizers[read.slot] = made
-            elif self.decisions.input(read):
-                self._activation(site.input_quantizers, read.slot)
+            if event.operator.weight != read.slot:
+                spec = self.policy.input(read)
+            else:
+                spec = None if self.policy.on_grid(read.value) else self.policy.function_parameter(read)
+            self._activation(site.input_quantizers, read.slot, spec)
             return
         path, _, name = read.parameter.rpartition(".")
         holder = self.modules[path]
-        if path == event.path:
-            self._parameter(path, holder, name, shape)
-            site.params[read.slot] = name
-        elif isinstance(holder, QuantizedModule) and name not in holder.param_quantizers:
+        spec = self.policy.function_parameter(read)
+        if spec is None or (isinstance(holder, QuantizedModule) and name not in holder.param_quantizers):
             return
+        quantizer = self._parameter(holder, name, spec)
+        if path == event.path:
+            site.params[read.slot] = name
         else:
-            site.input_quantizers[read.slot] = self._parameter(path, holder, name, shape)
+            site.input_quantizers[read.slot] = quantizer
 
     # --- quantizers ---------------------------------------------------------------------------------------------------
 
-    @property
-    def _activation_mode(self) -> str:
-        return "learned" if self.learned else "fixed"
+    def _activation(self, slots: nn.ModuleList, index: int, spec: Spec | None) -> None:
+        if spec is not None and slots[index] is None:
+            slots[index] = spec.make("learned" if self.learned else "fixed", self.device)
 
-    def _activation(self, slots: nn.ModuleList, index: int) -> None:
-        if slots[index] is None:
-            slots[index] = self._quantizer((1,), self.output_bw, False, self._activation_mode)
-
-    def _parameter(self, path: str, module: nn.Module, name: str, shape: tuple[int, ...]) -> QuantizeDequantize:
+    def _parameter(self, module: nn.Module, name: str, spec: Spec) -> QuantizeDequantize:
         parameter = getattr(module, name)
         if "param_quantizers" not in module._modules:
             module.param_quantizers = ParamQuantizers(module, ())
         held = module.param_quantizers
         quantizer = self.shared.get(id(parameter))
         if quantizer is None:
-            quantizer = self._quantizer(shape, self.param_bw, True, "learned" if self.learned else "dynamic")
+            quantizer = spec.make("learned" if self.learned else "dynamic", self.device)
             self.shared[id(parameter)] = quantizer
         if name not in held or held[name] is None:
             held[name] = quantizer
-        return quantizer
-
-    def _quantizer(self, shape: tuple[int, ...], bitwidth: int, symmetric: bool, mode: str) -> QuantizeDequantize:
-        quantizer = QuantizeDequantize(shape, bitwidth, symmetric, mode=mode).to(self.device)
-        quantizer.reset()
         return quantizer
 
 
@@ -247,9 +152,23 @@ def _free_name(module: nn.Module, name: str) -> str:
     return name
 
 
-def install(model: nn.Module, graph: Graph, *, output_bw: int, param_bw: int, learned: bool) -> None:
-    """Turn ``model`` into a simulation of itself, in place."""
-    _Installer(model, graph, output_bw, param_bw, learned).run()
+def install(
+    model: nn.Module,
+    graph: Graph,
+    config: Config,
+    selected: Selected,
+    *,
+    output_bw: int,
+    param_bw: int,
+    learned: bool,
+) -> None:
+    """Turn ``model`` into a simulation of itself, in place.
+
+    Raises:
+        ValueError: The configuration's overrides do not fit the model, which is as it was.
+    """
+    policy = Policy(graph, dict(model.named_modules()), config, selected, output_bw, param_bw)
+    _Installer(model, graph, policy, learned).run()
     for name, module in model.named_modules():
         for slot, key, quantizer in entries(module):
             if isinstance(quantizer, AffineQuantizer) and not quantizer._label:

@@ -1,0 +1,288 @@
+"""What the configuration says of each tensor that the sample's dataflow has."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.conv import _ConvTransposeNd
+
+from ..config import Config, Kernel, OpType
+from ..config.overrides import Selected
+from ..nn.table import SLOTS
+from .graph import MOVING, Event, Graph, Read, Value
+from .spec import Spec, blocks, channels
+from .supergroups import Fusions, names_of
+
+__all__ = ["Policy", "output_channels"]
+
+
+def output_channels(module: nn.Module) -> int:
+    """The axis of a weight that has its output channels."""
+    # A grouped transposed convolution has out / groups channels along axis 1, which its groups share.
+    return 1 if isinstance(module, _ConvTransposeNd) else 0
+
+
+class Policy:
+    """Answers with a :class:`Spec`, or ``None`` for what stays as it is.
+
+    Args:
+        graph, modules: The dataflow, and the float model's modules by name.
+        config, selected: The settings, and what its overrides say of names.
+        output_bw, param_bw: Bits where no override says otherwise.
+    Raises:
+        ValueError: An override matches nothing, or does not fit a parameter.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        modules: Mapping[str, nn.Module],
+        config: Config,
+        selected: Selected,
+        output_bw: int,
+        param_bw: int,
+    ):
+        self.graph, self.modules, self.config, self.selected = graph, modules, config, selected
+        self.output_bw, self.param_bw = output_bw, param_bw
+        selected.check(self._names())
+        self.fusions = Fusions.find(
+            graph, modules, config, lambda event: not self._excluded(event) and self._cannot(event) is None
+        )
+        self.params = dict(self._leaf_parameters())
+        returned = {id(value) for value in graph.returned} if config.model_output.is_output_quantized else set()
+        self.forced = {event.key for event in graph.events if id(event.output) in returned}
+        self.reasons: dict[tuple, str] = {}
+        for event in graph.events:
+            reason = self._why_float(event)
+            if reason is not None:
+                self.reasons.setdefault(event.key, reason)
+        self._check_blocks_of_functions()
+        self._warn_of_kernels()
+
+    def _names(self) -> Iterator[str]:
+        for path, module in self.modules.items():
+            yield path
+            for name, _ in module.named_parameters(path, recurse=False):
+                yield name
+        yield from {_name(event) for event in self.graph.events if event.site is not None}
+
+    # --- outputs ------------------------------------------------------------------------------------------------------
+
+    def _why_float(self, event: Event) -> str | None:
+        cannot = self._cannot(event)
+        if cannot is not None:
+            return cannot
+        if self._excluded(event):
+            return "excluded by an override"
+        if event.key in self.fusions.inner:
+            return "inside a supergroup"
+        return None if self._wants_output(event) else "off in the configuration"
+
+    @staticmethod
+    def _cannot(event: Event) -> str | None:
+        """Why no configuration quantizes an output."""
+        if event.onnx_op in MOVING:
+            return "keeps the grid of its input"
+        if event.onnx_op == "Gather":
+            return "on the grid of its weight"
+        if event.output is None:
+            return "makes no tensor of floats"
+        if event.output.masking:
+            return "its output holds a mask's infinities"
+        return "changes a buffer or parameter" if event.on_state else None
+
+    def _wants_output(self, event: Event) -> bool:
+        if event.key in self.forced:
+            return True
+        before = self.fusions.folded.get(event.key)
+        if before is not None:
+            return self._wants_output(before)
+        return self._setting(event.onnx_op, "is_output_quantized", self.config.defaults.ops.is_output_quantized)
+
+    def output(self, event: Event) -> Spec | None:
+        return None if event.key in self.reasons else self.activation(_name(event), event.onnx_op, output=True)
+
+    def on_grid(self, value: Value) -> bool:
+        producer = value.producer
+        if producer is None:
+            return False
+        if producer.onnx_op == "Gather":
+            return self.params.get((producer.path, "weight")) is not None
+        return producer.key not in self.reasons
+
+    # --- inputs -------------------------------------------------------------------------------------------------------
+
+    def input(self, read: Read) -> Spec | None:
+        """For a read of an activation: a quantizer of its own, where the configuration asks for one and where a
+        quantized operator would take a tensor that is on no grid."""
+        value, event = read.value, read.event
+        if event.onnx_op in MOVING or event.on_state or value.masking or self._excluded(event):
+            return None
+        if event.operator is not None and event.operator.is_bias(read.slot):
+            return None
+        producer = value.producer
+        if producer is not None and producer.key in self.reasons and (producer.key, event.key) in self.fusions.pairs:
+            return None
+        asked = self._setting(event.onnx_op, "is_input_quantized", False)
+        if not asked and (self.on_grid(value) or not (self.quantized(event) or self._enters(value))):
+            return None
+        return self.activation(_name(event), event.onnx_op)
+
+    def _enters(self, value: Value) -> bool:
+        return value.entered and self.config.model_input.is_input_quantized
+
+    def quantized(self, event: Event) -> bool:
+        """Whether a device would run the operator on integers."""
+        if self._excluded(event):
+            return False
+        if self._wants_output(event) or self._setting(event.onnx_op, "is_input_quantized", False):
+            return True
+        last = self.fusions.last.get(event.key)
+        return self._has_parameters(event) or (last is not None and self.quantized(last))
+
+    def _has_parameters(self, event: Event) -> bool:
+        if event.site is None:
+            names = SLOTS[type(self.modules[event.path])].params if event.path in self.modules else ()
+            return any(self.params.get((event.path, name)) for name in names)
+        return any(read.slot == event.operator.weight and self.function_parameter(read) for read in event.reads)
+
+    def unreached(self, path: str, onnx_op: str) -> tuple[Spec | None, Spec | None]:
+        """Input and output of a layer that the sample does not reach."""
+        if self.selected.of(path).quantized is False:
+            return None, None
+        spec = self.activation(path, onnx_op)
+        out = self._setting(onnx_op, "is_output_quantized", self.config.defaults.ops.is_output_quantized)
+        weight = self.params.get((path, "weight")) is not None
+        return (spec if out or weight else None), (self.activation(path, onnx_op, output=True) if out else None)
+
+    def activation(self, name: str, onnx_op: str, output: bool = False) -> Spec:
+        said, defaults = self.selected.of(name), self.config.defaults
+        symmetric = self._setting(onnx_op, "is_symmetric", defaults.ops.is_symmetric)
+        if said.output_symmetric is not None:
+            symmetric = said.output_symmetric
+        fixed = self._setting(onnx_op, "encoding_constraints", None) if output else None
+        return Spec(
+            said.output_bw or self.output_bw, symmetric, strict=defaults.strict_symmetric,
+            unsigned=defaults.unsigned_symmetric, fixed=None if fixed is None else (fixed.min, fixed.max),
+        )  # fmt: skip
+
+    # --- parameters ---------------------------------------------------------------------------------------------------
+
+    def _leaf_parameters(self) -> Iterator[tuple[tuple[str, str], Spec | None]]:
+        folded = {event.path for event in self.graph.events if event.key in self.fusions.folded}
+        for path, module in self.modules.items():
+            slots = SLOTS.get(type(module))
+            for name in slots.params if slots else ():
+                parameter = getattr(module, name, None)
+                if parameter is not None:
+                    axis = output_channels(module)
+                    spec = self.parameter(_join(path, name), slots.onnx_op, parameter.shape, axis)
+                    yield (path, name), None if path in folded else spec
+
+    def parameter(self, name: str, onnx_op: str, shape: Sequence[int], axis: int | None) -> Spec | None:
+        """For a parameter by its full name, its output channels on ``axis``."""
+        said, defaults, last = self.selected.of(name), self.config.defaults, name.rpartition(".")[2]
+        if said.quantized is False or not self._param_on(last, onnx_op):
+            return None
+        symmetric = self._param_setting(last, onnx_op, "is_symmetric", defaults.params.is_symmetric)
+        if said.param_symmetric is not None:
+            symmetric = said.param_symmetric
+        per_channel = self._setting(onnx_op, "per_channel_quantization", defaults.per_channel_quantization)
+        if said.granularity is not None:
+            per_channel = said.granularity == "per_channel"
+        block_size = None
+        scales = channels(shape, axis if per_channel and len(shape) > 1 else None)  # one each would round nothing
+        if said.block_size is not None and len(shape) > 1 and axis is not None:
+            scales, block_size = blocks(f"override: {name}", shape, axis, said.block_size)
+        return Spec(
+            said.param_bw or self.param_bw, bool(symmetric), scales, block_size, strict=defaults.strict_symmetric,
+            unsigned=defaults.unsigned_symmetric,
+        )  # fmt: skip
+
+    def _param_on(self, name: str, onnx_op: str) -> bool:
+        return bool(self._param_setting(name, onnx_op, "is_quantized", self.config.defaults.params.is_quantized))
+
+    def function_parameter(self, read: Read) -> Spec | None:
+        """For what a function reads as a parameter: one of the model's, or a weight that some code makes."""
+        event, name = read.event, read.parameter
+        axis = event.operator.channels if read.slot == event.operator.weight else None
+        if name is None:
+            name = f"{_name(event)}.weight"
+        owner, _, last = name.rpartition(".")
+        if (owner, last) in self.params:  # a leaf's: one quantizer, whoever reads it
+            return self.params[owner, last]
+        return self.parameter(name, event.onnx_op, read.shape, axis)
+
+    def _check_blocks_of_functions(self) -> None:
+        for event in self.graph.events:
+            for read in event.reads if event.operator is not None else ():
+                if read.slot == event.operator.weight:
+                    self.function_parameter(read)
+
+    # --- settings -----------------------------------------------------------------------------------------------------
+
+    def _op_types(self, onnx_op: str) -> Iterable[OpType]:
+        return [self.config.op_type[name] for name in names_of(onnx_op) if name in self.config.op_type]
+
+    def _setting(self, onnx_op: str, name: str, default: Any) -> Any:
+        for op_type in self._op_types(onnx_op):
+            said = getattr(op_type, name)
+            default = default if said is None else said
+        return default
+
+    def _param_setting(self, param: str, onnx_op: str, name: str, default: Any) -> Any:
+        for params in (self.config.params, *(op_type.params for op_type in self._op_types(onnx_op))):
+            said = getattr(params[param], name) if param in params else None
+            default = default if said is None else said
+        return default
+
+    def _excluded(self, event: Event) -> bool:
+        return self.selected.of(_name(event)).quantized is False
+
+    # --- kernels ------------------------------------------------------------------------------------------------------
+
+    def _warn_of_kernels(self) -> None:
+        """Say once which layers the device has no kernel for, by the configuration's list."""
+        missing: dict[str, str] = {}
+        for event in self.graph.events:
+            kernels = self._kernels(event.onnx_op)
+            if not kernels or event.onnx_op in MOVING or not self.quantized(event):
+                continue
+            name = _name(event)
+            params = [spec for (path, _), spec in self.params.items() if spec and event.site is None and path == event.path]
+            bits = self.activation(name, event.onnx_op).bitwidth, params[0].bitwidth if params else None
+            if not any(_runs(kernel, *bits) for kernel in kernels):
+                missing[name] = f"{name} ({event.onnx_op}) has {bits[0]}-bit activations" + (
+                    "" if bits[1] is None else f" and {bits[1]}-bit parameters"
+                )
+        if missing:
+            shown = "; ".join(list(missing.values())[:3]) + (" ..." if len(missing) > 3 else "")
+            warnings.warn(
+                f"the configuration lists no supported kernel for {len(missing)} operators: {shown}. Their quantization "
+                "is simulated all the same.",
+                stacklevel=6,
+            )
+
+    def _kernels(self, onnx_op: str) -> list[Kernel]:
+        kernels = self.config.defaults.supported_kernels
+        for op_type in self._op_types(onnx_op):
+            kernels = op_type.supported_kernels or kernels
+        return kernels
+
+
+def _runs(kernel: Kernel, activation: int, param: int | None) -> bool:
+    of_param = kernel.param
+    fits = param is None or of_param is None or (of_param.dtype == "int" and of_param.bitwidth == param)
+    return fits and kernel.activation.dtype == "int" and kernel.activation.bitwidth == activation
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _name(event: Event) -> str:
+    """What an override calls an operator."""
+    return event.path if event.site is None else _join(event.path, event.site)

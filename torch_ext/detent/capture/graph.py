@@ -19,6 +19,8 @@ __all__ = ["Event", "Graph", "Read", "Value", "record"]
 
 #: Leaf modules whose outputs hold only numbers of their inputs.
 MOVING = ("MaxPool", "GlobalMaxPool", "Flatten", "Dropout", "Identity")
+#: Those among them that leave numbers out: an input of the model is quantized before, as it comes.
+POOLING = ("MaxPool", "GlobalMaxPool")
 
 _HUGE = 1e8  # a mask, not data
 
@@ -173,6 +175,8 @@ class _Recorder(TorchFunctionMode):
                 if event.reads:
                     event.reads[0].value.reads.remove(event.reads[0])
                     value, direct = self._origin(frame.input)
+                    if value.entered and event.onnx_op in POOLING:
+                        event.output = value = Value(event, masking=value.masking)
                     for t in tree_leaves(output):
                         if is_quantizable(t):
                             self._set(t, value, direct and t is frame.input)

@@ -52,6 +52,7 @@ class Policy:
             graph, modules, config, lambda event: not self._excluded(event) and self._cannot(event) is None
         )
         self.params = dict(self._leaf_parameters())
+        self._weighted = {path for (path, _), spec in self.params.items() if spec is not None}
         returned = {id(value) for value in graph.returned} if config.model_output.is_output_quantized else set()
         self.forced = {event.key for event in graph.events if id(event.output) in returned}
         self.reasons: dict[tuple, str] = {}
@@ -111,6 +112,8 @@ class Policy:
             return False
         if producer.onnx_op == "Gather":
             return self.params.get((producer.path, "weight")) is not None
+        if producer.onnx_op in MOVING:
+            return any(self.input(read) for read in producer.reads)
         return producer.key not in self.reasons
 
     # --- inputs -------------------------------------------------------------------------------------------------------
@@ -119,8 +122,11 @@ class Policy:
         """For a read of an activation: a quantizer of its own, where the configuration asks for one and where a
         quantized operator would take a tensor that is on no grid."""
         value, event = read.value, read.event
-        if event.onnx_op in MOVING or event.on_state or value.masking or self._excluded(event):
+        if event.on_state or value.masking or self._excluded(event):
             return None
+        if event.onnx_op in MOVING:  # an input of the model, for those who read what it keeps
+            readers = [reader.event for reader in event.output.reads] if event.output is not None else []
+            return self.activation(event.path, event.onnx_op) if any(map(self.quantized, readers)) else None
         if event.operator is not None and event.operator.is_bias(read.slot):
             return None
         producer = value.producer
@@ -145,8 +151,7 @@ class Policy:
 
     def _has_parameters(self, event: Event) -> bool:
         if event.site is None:
-            names = SLOTS[type(self.modules[event.path])].params if event.path in self.modules else ()
-            return any(self.params.get((event.path, name)) for name in names)
+            return event.path in self._weighted
         return any(read.slot == event.operator.weight and self.function_parameter(read) for read in event.reads)
 
     def unreached(self, path: str, onnx_op: str) -> tuple[Spec | None, Spec | None]:

@@ -35,7 +35,7 @@ class Override:
         if not known:
             raise _wrong("select", select, "a pattern of names, a module, a type of modules or a predicate")
         for name in ("quantized", "output_symmetric", "param_symmetric"):
-            if getattr(self, name) not in (None, True, False):
+            if not isinstance(getattr(self, name), bool | None):
                 raise _wrong(name, getattr(self, name), "True or False")
         for name in ("output_bw", "param_bw"):
             if not _integer(getattr(self, name), 2, 32):

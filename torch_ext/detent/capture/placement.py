@@ -8,9 +8,10 @@ from torch.nn.modules.conv import _ConvNd
 
 from ..config import Config
 from ..config.overrides import Selected
-from ..nn import QuantizedModule, guard_fast_paths, quantize_module, quantized_class
+from ..nn import QuantizedModule, guard_fast_paths, is_leaf, quantize_module
 from ..nn.base import ParamQuantizers, Use, entries
 from ..quantizers import AffineQuantizer, QuantizeDequantize
+from .checkpoint import resume_recomputations
 from .graph import Event, Graph, Read
 from .mode import Capture, Captured, captured_class
 from .policy import Policy
@@ -51,7 +52,7 @@ class _Installer:
     def _swap(self) -> None:
         """Substitute leaves; let every other module see the functions that its forward calls."""
         for module in self.modules.values():
-            if quantized_class(type(module)) is not None:
+            if is_leaf(module):
                 quantize_module(module)
         guard_fast_paths(self.model)
         for path, module in self.modules.items():
@@ -61,16 +62,28 @@ class _Installer:
                 module.__class__ = captured_class(type(module))
             except TypeError:  # a class that cannot be derived from is left as it is
                 continue
-            module._detent = Capture(path)
+            module._detent = Capture(path, forward=module.__dict__.pop("forward", None))
         for path, uses in self.graph.uses.items():
             if len(uses) > 1:
-                leaf = self.modules[path]
-                leaf._path, leaf._uses = path, dict(uses)
-                for above in self.graph.callers[path]:
-                    if isinstance(self.modules[above], Captured):
-                        self.modules[above]._detent.reused.append(leaf)
-                for use in range(1, len(uses)):
-                    leaf.add_module(f"use_{use}", Use(leaf._slots.inputs, leaf._slots.outputs))
+                self._reused(path, uses)
+
+    def _reused(self, path: str, uses: dict[str, int]) -> None:
+        """A module that runs more than once: its callers count, and theirs while they do so too."""
+        module = self.modules[path]
+        if isinstance(module, QuantizedModule):
+            module._path, module._uses = path, dict(uses)
+            for use in range(1, len(uses)):
+                module.add_module(f"use_{use}", Use(module._slots.inputs, module._slots.outputs))
+        elif isinstance(module, Captured):
+            module._detent.uses = dict(uses)
+        waiting, told = [path], set()
+        while waiting:
+            for above in self.graph.callers[waiting.pop()] - told:
+                told.add(above)
+                if isinstance(self.modules[above], Captured):
+                    self.modules[above]._detent.reused.append(module)
+                if len(self.graph.uses[above]) > 1:
+                    waiting.append(above)
 
     # --- events -------------------------------------------------------------------------------------------------------
 
@@ -86,45 +99,82 @@ class _Installer:
         owner = self.modules[event.path]
         if not isinstance(owner, Captured):
             return
-        capture, key = owner._detent, event.site
-        site = owner._modules.get(capture.names.get(key) or "")
-        if site is None:
-            site = CallSite(event.operator.name, event.onnx_op, 0)
-        while len(site.input_quantizers) <= max((read.slot for read in event.reads), default=-1):
-            site.input_quantizers.append(None)
+        if event.constant or event.integers:
+            owner._detent.names.setdefault(event.site_name, None)
+            owner._detent.reasons[event.site_name] = self.policy.reasons[event.key]
+            return
+        site = self._site_of(owner, event)
+        site.copied |= {read.slot for read in event.reads if read.overwritten}
         self._activation(site.output_quantizers, 0, self.policy.output(event))
         for read in event.reads:
-            self._site_input(event, site, read)
+            self._site_input(owner, event, site, read)
         reason = self.policy.reasons.get(event.key)
         if reason is not None:
-            capture.reasons[key] = reason
-        if site.params or any(True for _ in entries(site)):
-            name = capture.names.get(key) or _free_name(owner, key)
-            owner.add_module(name, site)
-            capture.names[key] = name
-        else:
-            capture.names.setdefault(key, None)
+            owner._detent.reasons[event.site_name] = reason
+        self._keep(owner, event, site)
 
-    def _site_input(self, event: Event, site: CallSite, read: Read) -> None:
+    @staticmethod
+    def _site_of(owner: nn.Module, event: Event) -> CallSite:
+        """The call site of an event, with an entry for every slot that it reads."""
+        known = owner._detent.names.get(event.site_name)
+        site = owner.get_submodule(".".join(known)) if known else CallSite(event.operator.name, event.onnx_op, 0)
+        while len(site.input_quantizers) <= max((read.slot for read in event.reads), default=-1):
+            site.input_quantizers.append(None)
+        return site
+
+    @staticmethod
+    def _keep(owner: nn.Module, event: Event, site: CallSite) -> None:
+        """Put a call site that quantizes something under its parent, or under a further use of that."""
+        names = owner._detent.names
+        if not site.params and not any(True for _ in entries(site)):
+            names.setdefault(event.site_name, None)
+        elif names.get(event.site_name) is None:
+            use = (f"use_{event.use}",) if event.use else ()
+            holder = owner
+            for name in use:
+                if name not in owner._modules:
+                    owner.add_module(name, Use(0, 0))
+                holder = owner._modules[name]
+            name = _free_name(holder, event.site)
+            holder.add_module(name, site)
+            names[event.site_name] = (*use, name)
+
+    def _site_input(self, owner: nn.Module, event: Event, site: CallSite, read: Read) -> None:
         if event.on_state:
             return
-        if read.parameter is None:
-            if event.operator.weight != read.slot:
+        value, held = read.value, event.operator.holds_parameter(read.slot)
+        if value.parameter is None:
+            if not held:
                 spec = self.policy.input(read)
             else:
-                spec = None if self.policy.on_grid(read.value) else self.policy.function_parameter(read)
+                spec = None if self.policy.on_grid(value) else self.policy.function_parameter(read)
             self._activation(site.input_quantizers, read.slot, spec)
             return
-        path, _, name = read.parameter.rpartition(".")
-        holder = self.modules[path]
         spec = self.policy.function_parameter(read)
+        if value.mover is None:
+            self._site_parameter(owner, event.path, site, read.slot, value.parameter, spec)
+        elif spec is not None and (held or self.policy.input(read)):
+            mover, owner = value.mover, self.modules[value.mover.path]
+            if isinstance(owner, Captured):
+                site = self._site_of(owner, mover)
+                self._site_parameter(owner, mover.path, site, 0, value.parameter, spec)
+                self._keep(owner, mover, site)
+                owner._detent.moved.add(mover.operator.name)
+
+    def _site_parameter(
+        self, owner: nn.Module, owner_path: str, site: CallSite, slot: int, parameter: str, spec: Spec | None
+    ) -> None:
+        """A parameter that a call reads: its owner has the quantizer."""
+        path, _, name = parameter.rpartition(".")
+        holder = self.modules[path]
         if spec is None or (isinstance(holder, QuantizedModule) and name not in holder.param_quantizers):
             return
         quantizer = self._parameter(holder, name, spec)
-        if path == event.path:
-            site.params[read.slot] = name
+        prefix = f"{owner_path}." if owner_path else ""
+        if parameter.startswith(prefix):
+            site.params[slot] = parameter[len(prefix) :]
         else:
-            site.input_quantizers[read.slot] = quantizer
+            site.input_quantizers[slot] = quantizer
 
     # --- quantizers ---------------------------------------------------------------------------------------------------
 
@@ -168,6 +218,7 @@ def install(
         ValueError: The configuration's overrides do not fit the model, which is as it was.
     """
     policy = Policy(graph, dict(model.named_modules()), config, selected, output_bw, param_bw)
+    resume_recomputations()
     _Installer(model, graph, policy, learned).run()
     for name, module in model.named_modules():
         for slot, key, quantizer in entries(module):

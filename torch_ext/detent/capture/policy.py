@@ -11,12 +11,14 @@ from torch.nn.modules.conv import _ConvTransposeNd
 
 from ..config import Config, Kernel, OpType
 from ..config.overrides import Selected
-from ..nn.table import SLOTS
+from ..nn.table import SLOTS, is_leaf
 from .graph import MOVING, Event, Graph, Read, Value
 from .spec import Spec, blocks, channels
 from .supergroups import Fusions, names_of
 
 __all__ = ["Policy", "output_channels"]
+
+_NEAR_ZERO = 1 / 16  # of the span, in the sample: other data may come closer
 
 
 def output_channels(module: nn.Module) -> int:
@@ -82,18 +84,25 @@ class Policy:
             return "inside a supergroup"
         return None if self._wants_output(event) else "off in the configuration"
 
-    @staticmethod
-    def _cannot(event: Event) -> str | None:
+    def _cannot(self, event: Event) -> str | None:
         """Why no configuration quantizes an output."""
         if event.onnx_op in MOVING:
             return "keeps the grid of its input"
         if event.onnx_op == "Gather":
             return "on the grid of its weight"
+        if event.constant:
+            return "computed from parameters alone"
         if event.output is None:
             return "makes no tensor of floats"
         if event.output.masking:
             return "its output holds a mask's infinities"
+        if self._loses(event.output):
+            return "its output must not become zero, and some of it is near"
         return "changes a buffer or parameter" if event.on_state else None
+
+    def _loses(self, value: Value) -> bool:
+        """Whether rounding may make zeros that something divides by."""
+        return value.nearest_zero < max(_NEAR_ZERO, 1 / (2**self.output_bw - 1))
 
     def _wants_output(self, event: Event) -> bool:
         if event.key in self.forced:
@@ -122,12 +131,12 @@ class Policy:
         """For a read of an activation: a quantizer of its own, where the configuration asks for one and where a
         quantized operator would take a tensor that is on no grid."""
         value, event = read.value, read.event
-        if event.on_state or value.masking or self._excluded(event):
+        if event.on_state or value.masking or self._loses(value) or self._excluded(event):
             return None
         if event.onnx_op in MOVING:  # an input of the model, for those who read what it keeps
             readers = [reader.event for reader in event.output.reads] if event.output is not None else []
             return self.activation(event.path, event.onnx_op) if any(map(self.quantized, readers)) else None
-        if event.operator is not None and event.operator.is_bias(read.slot):
+        if event.operator is not None and event.operator.holds_parameter(read.slot):
             return None
         producer = value.producer
         if producer is not None and producer.key in self.reasons and (producer.key, event.key) in self.fusions.pairs:
@@ -179,20 +188,20 @@ class Policy:
     def _leaf_parameters(self) -> Iterator[tuple[tuple[str, str], Spec | None]]:
         folded = {event.path for event in self.graph.events if event.key in self.fusions.folded}
         for path, module in self.modules.items():
-            slots = SLOTS.get(type(module))
+            slots = SLOTS[type(module)] if is_leaf(module) else None
             for name in slots.params if slots else ():
                 parameter = getattr(module, name, None)
                 if parameter is not None:
                     axis = output_channels(module)
-                    spec = self.parameter(_join(path, name), slots.onnx_op, parameter.shape, axis)
+                    spec = self.parameter(_join(path, name), name, slots.onnx_op, parameter.shape, axis)
                     yield (path, name), None if path in folded else spec
 
-    def parameter(self, name: str, onnx_op: str, shape: Sequence[int], axis: int | None) -> Spec | None:
-        """For a parameter by its full name, its output channels on ``axis``."""
-        said, defaults, last = self.selected.of(name), self.config.defaults, name.rpartition(".")[2]
-        if said.quantized is False or not self._param_on(last, onnx_op):
+    def parameter(self, name: str, role: str, onnx_op: str, shape: Sequence[int], axis: int | None) -> Spec | None:
+        """For a parameter by its full name and what it is to its operator, its output channels on ``axis``."""
+        said, defaults = self.selected.of(name), self.config.defaults
+        if said.quantized is False or not self._param_setting(role, onnx_op, "is_quantized", defaults.params.is_quantized):
             return None
-        symmetric = self._param_setting(last, onnx_op, "is_symmetric", defaults.params.is_symmetric)
+        symmetric = self._param_setting(role, onnx_op, "is_symmetric", defaults.params.is_symmetric)
         if said.param_symmetric is not None:
             symmetric = said.param_symmetric
         per_channel = self._setting(onnx_op, "per_channel_quantization", defaults.per_channel_quantization)
@@ -207,19 +216,21 @@ class Policy:
             unsigned=defaults.unsigned_symmetric,
         )  # fmt: skip
 
-    def _param_on(self, name: str, onnx_op: str) -> bool:
-        return bool(self._param_setting(name, onnx_op, "is_quantized", self.config.defaults.params.is_quantized))
-
     def function_parameter(self, read: Read) -> Spec | None:
         """For what a function reads as a parameter: one of the model's, or a weight that some code makes."""
-        event, name = read.event, read.parameter
-        axis = event.operator.channels if read.slot == event.operator.weight else None
-        if name is None:
-            name = f"{_name(event)}.weight"
-        owner, _, last = name.rpartition(".")
-        if (owner, last) in self.params:  # a leaf's: one quantizer, whoever reads it
-            return self.params[owner, last]
-        return self.parameter(name, event.onnx_op, read.shape, axis)
+        event, value = read.event, read.value
+        weight = read.slot == event.operator.weight
+        role = "weight" if weight else "bias" if event.operator.holds_parameter(read.slot) else None
+        axis = event.operator.channels if weight and value.axes_kept else None
+        if value.parameter is None:
+            return self.parameter(_join(_name(event), role), role, event.onnx_op, read.shape, axis) if weight else None
+        owner, _, name = value.parameter.rpartition(".")
+        if self._excluded(event):
+            return None
+        if (owner, name) in self.params:  # a leaf's: one quantizer, whoever reads it
+            return self.params[owner, name]
+        shape = getattr(self.modules[owner], name).shape
+        return self.parameter(value.parameter, role or name, event.onnx_op, shape, axis)
 
     def _check_blocks_of_functions(self) -> None:
         for event in self.graph.events:

@@ -52,7 +52,8 @@ def test_a_file_becomes_an_object(write):
     assert config.params == {"bias": Param(is_quantized=False)}
     assert config.op_type["Softmax"] == OpType(encoding_constraints=EncodingConstraints(0.0, 1.0))
     assert config.op_type["Conv"].supported_kernels[0].activation.bitwidth == 16
-    assert config.supergroups == [Supergroup(["Conv", "Relu"])] and config.supergroup_pass_list == ["LayerNormalization"]
+    assert config.supergroups == [Supergroup(["Conv", "Relu"])]
+    assert config.supergroup_pass_list == ["LayerNormalization"]
     assert config.model_input.is_input_quantized and not config.model_output.is_output_quantized
 
 
@@ -105,7 +106,7 @@ BAD = [
     ('"max": 1}', '"max": 1e999}', "encoding_constraints.max is inf, expected a number from 0"),
     ('"min": 0.0', '"min": 0.5', "encoding_constraints.min is 0.5, expected a number from -3.4e"),
     ('"max": 1}', '"max": 1' + "0" * 4000 + "}", "encoding_constraints.max is an integer of|not JSON|integer string"),
-    ('"bitwidth": 16', '"bitwidth": 64', r"supported_kernels\[0\].activation.bitwidth is 64, expected an integer from 2"),
+    ('"bitwidth": 16', '"bitwidth": 64', r"kernels\[0\].activation.bitwidth is 64, expected an integer from 2"),
     ('"defaults": {', '"defaults": [', "config.json is not JSON: .* at line"),
     ('"model_output": {}', '"model_output": {', "config.json is not JSON: .*Was it cut off"),
     ('"model_output": {}', '"model_output": ' + "[" * 40 + "]" * 40, "line 19: nested too deep, expected at most 32"),
@@ -170,8 +171,10 @@ def test_the_schema_is_a_json_schema_and_says_the_same():
 
 
 def test_the_schema_uses_only_what_is_checked():
-    known = {"$schema", "title", "description", "type", "required", "additionalProperties", "properties", "$ref", "$defs",
-             "enum", "items", "minItems", "minimum", "maximum"}  # fmt: skip
+    known = {
+        "$schema", "title", "description", "type", "required", "additionalProperties", "properties", "$ref", "$defs",
+        "enum", "items", "minItems", "minimum", "maximum",
+    }  # fmt: skip
 
     def keywords(schema):
         yield from schema

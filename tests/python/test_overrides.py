@@ -83,7 +83,8 @@ def test_granularity_and_blocks(net):
         net, ("*.conv", {"granularity": "per_tensor"}), (nn.Linear, {"block_size": 2}),
         ("block2.conv", {"block_size": (2, -1, 1, 3)}), default_param_bw=4,
     )  # fmt: skip
-    weights = [sim.model.get_submodule(name).param_quantizers["weight"] for name in ("block1.conv", "block2.conv", "head")]
+    layers = (sim.model.block1.conv, sim.model.block2.conv, sim.model.head)
+    weights = [layer.param_quantizers["weight"] for layer in layers]
     assert [weight.shape for weight in weights] == [(1,), (2, 1, 3, 1), (6, 2)]
     assert [weight.block_size for weight in weights] == [None, (2, -1, 1, 3), (1, 2)]
     sim.compute_encodings(lambda model: model(X))
@@ -144,7 +145,7 @@ def test_wrong_settings(select, settings, message):
     [
         ("block3", {"param_bw": 4}, "called 'block3', expected a pattern of names such as 'block1', "),
         (nn.Linear(2, 2), {"param_bw": 4}, "the Linear given is not in the model"),
-        ("head", {"block_size": 3}, r"override: head.weight has shape \(6, 4\), which blocks of \(1, 3\) do not divide"),
+        ("head", {"block_size": 3}, r"override: head.weight has shape \(6, 4\), which blocks of \(1, 3\) do not"),
         ("*.conv", {"block_size": (1, 2)}, "conv.weight has shape"),
     ],
 )

@@ -54,8 +54,8 @@ def set_blockwise_quantization_for_weights(
         made[old]._label = old._label
     if not made:
         raise ValueError(
-            f"set_blockwise_quantization_for_weights: arg is {arg!r}, which selects no layer whose weight is quantized; "
-            "expected types of modules, modules of sim.model, or a predicate of a module."
+            f"set_blockwise_quantization_for_weights: arg is {arg!r}, which selects no layer whose weight is "
+            "quantized; expected types of modules, modules of sim.model, or a predicate of a module."
         )
     for module in sim.model.modules():  # tied weights keep one quantizer
         if (new := made.get(holder(module, "param").get("weight"))) is not None:
@@ -63,6 +63,7 @@ def set_blockwise_quantization_for_weights(
 
 
 def _selected(arg, module: nn.Module) -> bool:
-    if isinstance(arg, (list, tuple, set)):
-        return any(isinstance(module, one) if isinstance(one, type) else module is one for one in arg)
-    return isinstance(module, arg) if isinstance(arg, type) else module is arg if isinstance(arg, nn.Module) else arg(module)
+    if callable(arg) and not isinstance(arg, (type, nn.Module)):
+        return arg(module)
+    chosen = arg if isinstance(arg, (list, tuple, set)) else [arg]
+    return any(isinstance(module, one) if isinstance(one, type) else module is one for one in chosen)

@@ -194,7 +194,7 @@ class QuantizationSimModel:
             "activation_bitwidth": self.default_output_bw,
             "param_bitwidth": self.default_param_bw,
             "dtype": "int",
-            "is_symmetric": True,
+            "is_symmetric": bool(self.config.defaults.params.is_symmetric),
             "per_channel_quantization": per_channel,
             "quant_scheme": self.quant_scheme.name,
         }

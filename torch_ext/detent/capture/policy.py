@@ -54,7 +54,7 @@ class Policy:
             graph, modules, config, lambda event: not self._excluded(event) and self._cannot(event) is None
         )
         self.params = dict(self._leaf_parameters())
-        self._weighted = {path for (path, _), spec in self.params.items() if spec is not None}
+        self._weights = {path: spec for (path, _), spec in reversed(self.params.items()) if spec is not None}
         returned = {id(value) for value in graph.returned} if config.model_output.is_output_quantized else set()
         self.forced = {event.key for event in graph.events if id(event.output) in returned}
         self.reasons: dict[tuple, str] = {}
@@ -160,7 +160,7 @@ class Policy:
 
     def _has_parameters(self, event: Event) -> bool:
         if event.site is None:
-            return event.path in self._weighted
+            return event.path in self._weights
         return any(read.slot == event.operator.weight and self.function_parameter(read) for read in event.reads)
 
     def unreached(self, path: str, onnx_op: str) -> tuple[Spec | None, Spec | None]:
@@ -199,7 +199,8 @@ class Policy:
     def parameter(self, name: str, role: str, onnx_op: str, shape: Sequence[int], axis: int | None) -> Spec | None:
         """For a parameter by its full name and what it is to its operator, its output channels on ``axis``."""
         said, defaults = self.selected.of(name), self.config.defaults
-        if said.quantized is False or not self._param_setting(role, onnx_op, "is_quantized", defaults.params.is_quantized):
+        on = self._param_setting(role, onnx_op, "is_quantized", defaults.params.is_quantized)
+        if said.quantized is False or not on:
             return None
         symmetric = self._param_setting(role, onnx_op, "is_symmetric", defaults.params.is_symmetric)
         if said.param_symmetric is not None:
@@ -268,8 +269,8 @@ class Policy:
             if not kernels or event.onnx_op in MOVING or not self.quantized(event):
                 continue
             name = _name(event)
-            params = [spec for (path, _), spec in self.params.items() if spec and event.site is None and path == event.path]
-            bits = self.activation(name, event.onnx_op).bitwidth, params[0].bitwidth if params else None
+            weight = self._weights.get(event.path) if event.site is None else None
+            bits = self.activation(name, event.onnx_op).bitwidth, None if weight is None else weight.bitwidth
             if not any(_runs(kernel, *bits) for kernel in kernels):
                 missing[name] = f"{name} ({event.onnx_op}) has {bits[0]}-bit activations" + (
                     "" if bits[1] is None else f" and {bits[1]}-bit parameters"
@@ -277,8 +278,8 @@ class Policy:
         if missing:
             shown = "; ".join(list(missing.values())[:3]) + (" ..." if len(missing) > 3 else "")
             warnings.warn(
-                f"the configuration lists no supported kernel for {len(missing)} operators: {shown}. Their quantization "
-                "is simulated all the same.",
+                f"the configuration lists no supported kernel for {len(missing)} operators: {shown}. Their "
+                "quantization is simulated all the same.",
                 stacklevel=6,
             )
 

@@ -16,7 +16,8 @@ _ALSO = {"Gemm": ("MatMul",), "GlobalAveragePool": ("AveragePool",), "ReduceMean
 _FOLDED_INTO = ("Conv", "ConvTranspose", "Gemm")
 
 _SQUARED = [[square, "ReduceMean", "Add"] for square in ("Pow", "Square", "Mul")]
-_RMS = [[*head, *tail] for head in _SQUARED for tail in (["Rsqrt", "Mul"], ["Sqrt", "Div"], ["Sqrt", "Reciprocal", "Mul"])]
+_ROOTS = [["Rsqrt", "Mul"], ["Sqrt", "Div"], ["Sqrt", "Reciprocal", "Mul"]]
+_RMS = [[*head, *tail] for head in _SQUARED for tail in _ROOTS]
 #: Normalizations that are written out: the longest form first.
 _PASSES = {
     "RMSNormalization": [[*chain, *tail] for tail in (["Mul"], []) for chain in _RMS],

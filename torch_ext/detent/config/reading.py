@@ -85,7 +85,8 @@ def _lines(name: str, given: str) -> dict[tuple, int]:
         elif key_next:
             path[-1], key_next = json.loads(token), False
             if path[-1] in keys[-1]:
-                raise ValueError(f"{name} line {line}: {_dotted(tuple(path))} stands twice in one object, expected once.")
+                where = _dotted(tuple(path))
+                raise ValueError(f"{name} line {line}: {where} stands twice in one object, expected once.")
             keys[-1].add(path[-1])
             lines[tuple(path)] = line
         elif token != ":":

@@ -99,7 +99,7 @@ BAD = [
      'line 6: defaults.per_channel_quantization is 1, expected "True" or "False"'),
     ('["Conv", "Relu"]', '["Conv"]', r"line 16: supergroups\[0\].op_list has 1 entries, expected at least 2"),
     ('["Conv", "Relu"]', '["Conv", 3]', r"line 16: supergroups\[0\].op_list\[1\] is 3, expected a string"),
-    ('["LayerNormalization"]', '["Attention"]', r"supergroup_pass_list\[0\] is 'Attention', expected \"LayerNorm"),
+    ('["LayerNormalization"]', '[4]', r"line 17: supergroup_pass_list\[0\] is 4, expected a string"),
     ('  "model_output": {}', '  "model_outputs": {}', "line 19: model_outputs is not a setting"),
     (',\n  "model_output": {}', "", "line 1: the configuration lacks model_output, expected defaults, params,"),
     ('"max": 1}', '"max": NaN}', "encoding_constraints.max is nan, expected a number from 0 to"),

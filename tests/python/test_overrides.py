@@ -176,3 +176,21 @@ def test_blocks_on_a_built_simulation(net):
 def test_blocks_of_transposed_convolutions_run_along_their_inputs():
     sim = built(nn.ConvTranspose2d(4, 6, 2), ("", {"block_size": 2}))
     assert sim.model.param_quantizers["weight"].shape == (2, 6, 1, 1)
+
+
+def test_an_override_of_one_name_of_a_tied_parameter_holds():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding, self.head = nn.Embedding(10, 4), nn.Linear(4, 10, bias=False)
+            self.head.weight = self.embedding.weight
+
+        def forward(self, tokens):
+            return self.head(self.embedding(tokens))
+
+    config = Config.load()
+    config.override("head", param_bw=4)
+    sim = QuantizationSimModel(Tied(), torch.arange(3), config_file=config)
+    quantizer = sim.model.head.param_quantizers["weight"]
+    assert quantizer is sim.model.embedding.param_quantizers["weight"]
+    assert quantizer.bitwidth == 4 and quantizer.shape == (10, 1)

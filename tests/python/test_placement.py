@@ -422,3 +422,33 @@ def test_constraints_from_python_and_supported_kernels():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         QuantizationSimModel(model, x, config_file=content, default_output_bw=16)
+
+
+@pytest.mark.parametrize("unsigned, grid, top", [(False, (-127, 127), 1.0), (True, (0, 255), 1.0)])
+def test_a_fixed_range_on_one_side_of_a_symmetric_grid_is_reached(unsigned, grid, top):
+    config = Config.load("eai")
+    config.defaults.unsigned_symmetric = unsigned
+    config.op_type["Sigmoid"] = OpType(encoding_constraints=EncodingConstraints(0.0, 1.0))
+    sim = QuantizationSimModel(chain(sigmoid=nn.Sigmoid()), X, config_file=config)
+    out = sim.model.sigmoid.output_quantizers[0]
+    assert (out.qmin, out.qmax) == grid and out.get_max().item() == pytest.approx(top)
+    assert out(torch.tensor([2.0, 0.5])).tolist() == pytest.approx([1.0, 0.5], abs=1 / 128)
+
+
+def test_passes_that_nobody_knows_are_named():
+    config = Config.load()
+    config.supergroup_pass_list = ["LayerNormalization", "MatmulAdd"]
+    with pytest.warns(UserWarning, match="names MatmulAdd, which changes nothing; known are RMSNormalization, LayerNorm"):
+        QuantizationSimModel(chain(fc=nn.Linear(2, 2)), torch.randn(1, 2), config_file=config)
+
+
+def test_a_parameter_in_an_operator_whose_output_is_off():
+    def forward(self, x):
+        return self.fc(x * self.gain)
+
+    config = Config.load()
+    config.op_type["Mul"] = OpType(is_output_quantized=False)
+    model = net_of(forward, fc=nn.Linear(4, 4), gain=nn.Parameter(torch.ones(4)))
+    assert sorted(placed(model, torch.randn(2, 4), config=config)) == [
+        "fc.in0", "fc.out0", "fc.weight", "mul_0.in0", "param_quantizers.gain"
+    ]  # fmt: skip

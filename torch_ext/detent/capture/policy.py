@@ -10,11 +10,11 @@ from torch import nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from ..config import Config, Kernel, OpType
-from ..config.overrides import Selected
+from ..config.overrides import NOTHING, Selected
 from ..nn.table import SLOTS, is_leaf
 from .graph import MOVING, Event, Graph, Read, Value
 from .spec import Spec, blocks, channels
-from .supergroups import Fusions, names_of
+from .supergroups import PASSES, Fusions, names_of
 
 __all__ = ["Policy", "output_channels"]
 
@@ -50,10 +50,11 @@ class Policy:
         self.graph, self.modules, self.config, self.selected = graph, modules, config, selected
         self.output_bw, self.param_bw = output_bw, param_bw
         selected.check(self._names())
+        _warn_of_passes(config)
         self.fusions = Fusions.find(
             graph, modules, config, lambda event: not self._excluded(event) and self._cannot(event) is None
         )
-        self.params = dict(self._leaf_parameters())
+        self.params = self._tied(dict(self._leaf_parameters()))
         self._weights = {path: spec for (path, _), spec in reversed(self.params.items()) if spec is not None}
         returned = {id(value) for value in graph.returned} if config.model_output.is_output_quantized else set()
         self.forced = {event.key for event in graph.events if id(event.output) in returned}
@@ -161,7 +162,11 @@ class Policy:
     def _has_parameters(self, event: Event) -> bool:
         if event.site is None:
             return event.path in self._weights
-        return any(read.slot == event.operator.weight and self.function_parameter(read) for read in event.reads)
+        operator = event.operator
+        return any(
+            self.function_parameter(read) for read in event.reads
+            if read.slot == operator.weight or (read.value.parameter is not None and not operator.holds_parameter(read.slot))
+        )  # fmt: skip
 
     def unreached(self, path: str, onnx_op: str) -> tuple[Spec | None, Spec | None]:
         """Input and output of a layer that the sample does not reach."""
@@ -195,6 +200,17 @@ class Policy:
                     axis = output_channels(module)
                     spec = self.parameter(_join(path, name), name, slots.onnx_op, parameter.shape, axis)
                     yield (path, name), None if path in folded else spec
+
+    def _tied(self, specs: dict[tuple[str, str], Spec | None]) -> dict[tuple[str, str], Spec | None]:
+        """A parameter with several names has one quantizer: that of the first name that an override speaks of."""
+        keys: dict[int, list[tuple[str, str]]] = {}
+        for path, name in specs:
+            keys.setdefault(id(getattr(self.modules[path], name)), []).append((path, name))
+        for names in keys.values():
+            said = [key for key in names if self.selected.of(_join(*key)) != NOTHING]
+            if len(names) > 1 and said:
+                specs |= dict.fromkeys(names, specs[said[0]])
+        return specs
 
     def parameter(self, name: str, role: str, onnx_op: str, shape: Sequence[int], axis: int | None) -> Spec | None:
         """For a parameter by its full name and what it is to its operator, its output channels on ``axis``."""
@@ -288,6 +304,16 @@ class Policy:
         for op_type in self._op_types(onnx_op):
             kernels = op_type.supported_kernels or kernels
         return kernels
+
+
+def _warn_of_passes(config: Config) -> None:
+    unknown = [name for name in config.supergroup_pass_list if name not in PASSES]
+    if unknown:
+        warnings.warn(
+            f"the configuration's supergroup_pass_list names {', '.join(unknown)}, which changes nothing; known are "
+            f"{', '.join(PASSES)}.",
+            stacklevel=6,
+        )
 
 
 def _runs(kernel: Kernel, activation: int, param: int | None) -> bool:

@@ -30,18 +30,21 @@ class Spec:
 
     def make(self, mode: str, device: torch.device) -> QuantizeDequantize:
         """A quantizer without a range, but for a fixed one."""
-        symmetric = self.symmetric or (self.fixed is not None and self.fixed[0] == -self.fixed[1])
-        low = -(2 ** (self.bitwidth - 1)) if symmetric else 0
+        fixed = self.fixed
+        symmetric = self.symmetric or (fixed is not None and fixed[0] == -fixed[1])
+        from_zero = symmetric and self.unsigned and fixed is not None and fixed[0] == 0
+        low = -(2 ** (self.bitwidth - 1)) if symmetric and not from_zero else 0
         high = low + 2**self.bitwidth - 1
         quantizer = QuantizeDequantize(
-            self.shape, low + (symmetric and self.strict), high, symmetric, block_size=self.block_size,
-            mode=mode if self.fixed is None else "fixed",
+            self.shape, low + (low < 0 and self.strict), high, symmetric, zero_point=0 if from_zero else None,
+            block_size=self.block_size, mode=mode if fixed is None else "fixed",
         ).to(device)  # fmt: skip
         quantizer.unsigned_symmetric = symmetric and self.unsigned
-        if self.fixed is None:
+        if fixed is None:
             quantizer.reset()
         else:
-            quantizer.set_range(*self.fixed)
+            reach = max(-fixed[0], fixed[1])
+            quantizer.set_range(*((-reach, reach) if low < 0 else fixed))
             quantizer.allow_overwrite(False)
         return quantizer
 

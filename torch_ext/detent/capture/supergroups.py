@@ -10,7 +10,7 @@ from torch import nn
 from ..config import Config
 from .graph import Event, Graph
 
-__all__ = ["Fusions", "names_of"]
+__all__ = ["PASSES", "Fusions", "names_of"]
 
 _ALSO = {"Gemm": ("MatMul",), "GlobalAveragePool": ("AveragePool",), "ReduceMean": ("Mean",)}
 _FOLDED_INTO = ("Conv", "ConvTranspose", "Gemm")
@@ -19,7 +19,7 @@ _SQUARED = [[square, "ReduceMean", "Add"] for square in ("Pow", "Square", "Mul")
 _ROOTS = [["Rsqrt", "Mul"], ["Sqrt", "Div"], ["Sqrt", "Reciprocal", "Mul"]]
 _RMS = [[*head, *tail] for head in _SQUARED for tail in _ROOTS]
 #: Normalizations that are written out: the longest form first.
-_PASSES = {
+PASSES = {
     "RMSNormalization": [[*chain, *tail] for tail in (["Mul"], []) for chain in _RMS],
     "LayerNormalization": [
         ["ReduceMean", "Sub", *chain, *tail] for tail in (["Mul", "Add"], ["Mul"], []) for chain in _RMS
@@ -63,7 +63,7 @@ class Fusions:
                 if members is not None and all(map(can_quantize, members)):
                     made._add(members)
             for name in config.supergroup_pass_list:
-                region = next(_regions(event, _PASSES[name]), None)
+                region = next(_regions(event, PASSES.get(name, ())), None)
                 if region is not None and all(map(can_quantize, region)):
                     made._add(region)
         return made

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 
 from torch import nn
 
-__all__ = ["Override", "Selected"]
+__all__ = ["NOTHING", "Override", "Selected"]
 
 _GRANULARITIES = ("per_tensor", "per_channel")
 
@@ -60,6 +60,10 @@ def _wrong(name: str, value: object, expected: str) -> ValueError:
     return ValueError(f"override: {name} is {value!r}, expected {expected}.")
 
 
+#: What is said of a name that no override selects.
+NOTHING = Override(None)
+
+
 class Selected:
     """Overrides against the names of one model.
 
@@ -72,6 +76,7 @@ class Selected:
 
     def __init__(self, overrides: Iterable[Override], model: nn.Module):
         self._overrides = [(override, self._selector(override.select, model)) for override in overrides]
+        self._merged: dict[str, Override] = {}
 
     @staticmethod
     def _selector(select, model: nn.Module) -> Callable[[str], bool]:
@@ -104,6 +109,11 @@ class Selected:
 
     def of(self, name: str) -> Override:
         """What all overrides together say of ``name``."""
+        if name not in self._merged:
+            self._merged[name] = self._merge(name) if self._overrides else NOTHING
+        return self._merged[name]
+
+    def _merge(self, name: str) -> Override:
         merged: dict[str, object] = {}
         around = list(_around(name))
         for override, selects in self._overrides:

@@ -57,7 +57,7 @@ class Policy:
         selected.check(self._names())
         _warn_of_passes(config)
         self.fusions = Fusions.find(
-            graph, modules, config, lambda event: not self._excluded(event) and self._cannot(event) is None
+            graph, modules, config, self._excluded, lambda event: self._cannot(event) is None
         )
         self.params = self._tied(dict(self._leaf_parameters()))
         self._weights = {path: spec for (path, _), spec in reversed(self.params.items()) if spec is not None}

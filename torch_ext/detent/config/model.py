@@ -247,7 +247,7 @@ class Config:
 def _from_json(kind: Any, value: Any) -> Any:
     """``value`` of the JSON format, already checked, as a ``kind``."""
     origin, of = typing.get_origin(kind), typing.get_args(kind)
-    if origin is types.UnionType:
+    if origin in (types.UnionType, typing.Union):
         return _from_json(of[0], value)
     if origin is list:
         return [_from_json(of[0], item) for item in value]

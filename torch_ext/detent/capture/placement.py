@@ -17,7 +17,7 @@ from .graph import MOVING, Event, Graph, Read, Value
 from .mode import Capture, Captured, captured_class
 from .sites import CallSite
 
-__all__ = ["install"]
+__all__ = ["install", "site_of"]
 
 _WEIGHTED = (_ConvNd, nn.Linear, nn.Embedding)
 _SUPERGROUPS = {("Conv", "Relu"), ("Conv", "Clip"), ("ConvTranspose", "Relu"), ("Add", "Relu"), ("Gemm", "Relu")}
@@ -170,11 +170,7 @@ class _Installer:
         if not isinstance(owner, Captured):
             return
         capture, key = owner._detent, event.site
-        site = owner._modules.get(capture.names.get(key) or "")
-        if site is None:
-            site = CallSite(event.operator.name, event.onnx_op, 0)
-        while len(site.input_quantizers) <= max((read.slot for read in event.reads), default=-1):
-            site.input_quantizers.append(None)
+        site = _site(owner, event)
         if self.decisions.output(event):
             self._activation(site.output_quantizers, 0)
         for read in event.reads:
@@ -183,9 +179,7 @@ class _Installer:
         if reason is not None:
             capture.reasons[key] = reason
         if site.params or any(True for _ in entries(site)):
-            name = capture.names.get(key) or _free_name(owner, key)
-            owner.add_module(name, site)
-            capture.names[key] = name
+            _add_site(owner, event, site)
         else:
             capture.names.setdefault(key, None)
 
@@ -239,6 +233,30 @@ class _Installer:
         quantizer = QuantizeDequantize(shape, bitwidth, symmetric, mode=mode).to(self.device)
         quantizer.reset()
         return quantizer
+
+
+def _site(owner: Captured, event: Event) -> CallSite:
+    """The call site of an event, or one that is not yet a child of ``owner``."""
+    site = owner._modules.get(owner._detent.names.get(event.site) or "")
+    if site is None:
+        site = CallSite(event.operator.name, event.onnx_op, 0)
+    while len(site.input_quantizers) <= max((read.slot for read in event.reads), default=-1):
+        site.input_quantizers.append(None)
+    return site
+
+
+def _add_site(owner: Captured, event: Event, site: CallSite) -> None:
+    names = owner._detent.names
+    name = names.get(event.site) or _free_name(owner, event.site)
+    owner.add_module(name, site)
+    names[event.site] = name
+
+
+def site_of(owner: Captured, event: Event) -> CallSite:
+    """The call site of an event as a child of ``owner``, which it becomes if it was left in float."""
+    site = _site(owner, event)
+    _add_site(owner, event, site)
+    return site
 
 
 def _free_name(module: nn.Module, name: str) -> str:

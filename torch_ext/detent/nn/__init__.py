@@ -10,5 +10,6 @@ from .table import CLASSES, SLOTS, Slots, quantize_module, quantized_class
 _generated = {made.__name__: made for made in (*CLASSES.values(), *GUARDED.values())}
 globals().update(_generated)
 
-__all__ = ["CLASSES", "SLOTS", "QuantizedModule", "Slots", "guard_fast_paths", "quantize_module", "quantized_class"]
+__all__ = ["CLASSES", "GUARDED", "SLOTS", "QuantizedModule", "Slots"]
+__all__ += ["guard_fast_paths", "quantize_module", "quantized_class"]
 __all__ += list(_generated)

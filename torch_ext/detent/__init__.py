@@ -18,10 +18,16 @@ if _library.status["detent_autograd"]:
 
     _autograd.register()
 
-from . import functional, observers, ptq, quantizers  # noqa: E402
+from . import compat, functional, observers, ptq, quantizers  # noqa: E402
 from ._library import build_info  # noqa: E402
 from .defs import QuantizationDataType, QuantScheme  # noqa: E402
-from .quantsim import QuantizationSimModel, load_encodings_to_sim, quantization_disabled  # noqa: E402
+from .quantsim import (  # noqa: E402
+    QuantizationSimModel,
+    load_checkpoint,
+    load_encodings_to_sim,
+    quantization_disabled,
+    save_checkpoint,
+)
 
 __version__ = "0.1.0"
 __all__ = [
@@ -29,10 +35,13 @@ __all__ = [
     "QuantizationDataType",
     "QuantizationSimModel",
     "build_info",
+    "compat",
     "functional",
+    "load_checkpoint",
     "load_encodings_to_sim",
     "observers",
     "ptq",
     "quantization_disabled",
     "quantizers",
+    "save_checkpoint",
 ]

@@ -18,7 +18,7 @@ if _library.status["detent_autograd"]:
 
     _autograd.register()
 
-from . import compat, functional, observers, ptq, quantizers  # noqa: E402
+from . import analysis, compat, functional, observers, ptq, quantizers  # noqa: E402
 from ._library import build_info  # noqa: E402
 from .defs import QuantizationDataType, QuantScheme  # noqa: E402
 from .quantsim import (  # noqa: E402
@@ -34,6 +34,7 @@ __all__ = [
     "QuantScheme",
     "QuantizationDataType",
     "QuantizationSimModel",
+    "analysis",
     "build_info",
     "compat",
     "functional",

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ._report import report
+from ._looking import Looking
 from ._running import evaluating
 from .capture import call_sites, exclude, install, record, strip
 from .checkpoints import load_checkpoint, save_checkpoint
@@ -34,7 +34,7 @@ __all__ = [
 _UNSET = object()
 
 
-class QuantizationSimModel:
+class QuantizationSimModel(Looking):
     """A model whose tensors are rounded as a quantized device would round them.
 
     ``sim.model`` is a copy of the model (or with ``in_place`` the model itself): same modules, parameter names and
@@ -94,58 +94,6 @@ class QuantizationSimModel:
             param_bw=default_param_bw,
             learned=self.quant_scheme.learns_ranges,
         )
-
-    # --- looking ------------------------------------------------------------------------------------------------------
-
-    def named_quantizers(self) -> Iterator[tuple[str, AffineQuantizer]]:
-        """``(name, quantizer)`` of every quantizer; one that is shared comes once, under its first name."""
-        for name, module in self.model.named_modules():
-            if isinstance(module, AffineQuantizer):
-                yield name, module
-
-    def quantizers(self) -> Iterator[AffineQuantizer]:
-        """Every quantizer, once."""
-        for _, quantizer in self.named_quantizers():
-            yield quantizer
-
-    def named_quantizer_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """``(name, parameter)`` of the ranges that quantizers hold; dynamic ones hold none."""
-        for name, quantizer in self.named_quantizers():
-            for key, parameter in quantizer.named_parameters(prefix=name):
-                yield key, parameter
-
-    def quantizer_parameters(self) -> Iterator[nn.Parameter]:
-        """The ranges that quantizers hold, for an optimizer's parameter group of their own."""
-        for _, parameter in self.named_quantizer_parameters():
-            yield parameter
-
-    def quantizer_state_dict(self) -> dict[str, Any]:
-        """The part of ``sim.model.state_dict()`` that quantizers hold.
-
-        Example:
-            >>> sim = QuantizationSimModel(torch.nn.Linear(4, 2), torch.randn(1, 4))
-            >>> sim.compute_encodings(lambda model: model(torch.randn(32, 4)))
-            >>> _ = sim.model.load_state_dict(sim.quantizer_state_dict(), strict=False)
-        """
-        prefixes = tuple(
-            f"{name}." for name, module in self.model.named_modules(remove_duplicate=False)
-            if isinstance(module, AffineQuantizer)
-        )  # fmt: skip
-        return {key: value for key, value in self.model.state_dict().items() if key.startswith(prefixes)}
-
-    def qmodules(self) -> Iterator[QuantizedModule]:
-        """Every quantized module."""
-        for _, module in self.named_qmodules():
-            yield module
-
-    def named_qmodules(self) -> Iterator[tuple[str, QuantizedModule]]:
-        """``(name, module)`` of every quantized module."""
-        for name, module in self.model.named_modules():
-            if isinstance(module, QuantizedModule):
-                yield name, module
-
-    def __str__(self) -> str:
-        return report(self.model, self._graph)
 
     # --- calibration --------------------------------------------------------------------------------------------------
 

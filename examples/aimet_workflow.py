@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import itertools
 import os
 import random
 import sys
@@ -33,6 +34,7 @@ from detent.ptq import fold_all_batch_norms
 from detent.quantsim import QuantizationSimModel
 
 BATCH = 64
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -93,25 +95,27 @@ def data_folder() -> Path:
     return Path(folder)
 
 
-def load_images(folder: Path, counts: dict[str, int], size: int) -> dict[str, tuple[Tensor, Tensor]]:
-    """Images of each split, chosen at random with a fixed seed, normalised; and their labels."""
+def load_images(
+    folder: Path, counts: dict[str, int], size: int, members: int | None = None
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Images of each split, chosen at random with a fixed seed among the first ``members`` of the archive, normalised;
+    and their labels."""
     import numpy
     from PIL import Image
 
     files: dict[str, list[tuple[str, bytes]]] = {"train": [], "test": []}
     with tarfile.open(folder / "cifar10_jpeg.tar.xz") as archive:
-        for member in archive:
+        for member in itertools.islice(archive, members):
             split, *label = Path(member.name).parts[-3:-1] if member.isfile() else ("",)
             if split in files:
                 files[split].append((label[0], archive.extractfile(member).read()))
-    classes = sorted({label for label, _ in files["test"]})
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
     data = {}
     for split, count in counts.items():
         chosen = random.Random(0).sample(sorted(files[split]), min(count, len(files[split])))
         pixels = [numpy.asarray(Image.open(io.BytesIO(jpeg)).resize((size, size))) for _, jpeg in chosen]
         images = torch.from_numpy(numpy.stack(pixels)).permute(0, 3, 1, 2).float() / 255
-        data[split] = (images - mean) / std, torch.tensor([classes.index(label) for label, _ in chosen])
+        data[split] = (images - mean) / std, torch.tensor([CLASSES.index(label) for label, _ in chosen])
     return data
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .capture import CallSite, float_class
+from .capture import CallSite, float_class, place
 from .capture.graph import MOVING, Event, Graph
 from .capture.mode import Captured
 from .nn import QuantizedModule
@@ -133,7 +133,8 @@ def summarize(model: nn.Module, graph: Graph, excluded: set[str]) -> Summary:
             rows.append(_float(name, kind, _why_float(path, module, graph, excluded)))
         if isinstance(module, Captured):
             rows += _unquantized(path, module, graph)
-    steps = [_step(event, model) for event in graph.events]
+    modules = dict(model.named_modules())
+    steps = [_step(event, modules.get(event.path)) for event in graph.events]
     return Summary(_as_run(rows, steps), steps)
 
 
@@ -157,15 +158,10 @@ def _as_run(rows: list[Row], steps: list[Step]) -> list[Row]:
     return [row for _, row in sorted(zip(keys, rows), key=lambda pair: pair[0])]
 
 
-def _step(event: Event, model: nn.Module) -> Step:
-    if event.site is None:
-        layer = event.path if event.use == 0 else f"{event.path}.use_{event.use}"
-    else:
-        owner = model.get_submodule(event.path)
-        name = owner._detent.names.get(event.site) if isinstance(owner, Captured) else None
-        layer = f"{event.path}.{name or event.site}".lstrip(".")
-    reads = [id(read.value) for read in event.reads if read.parameter is None]
-    return Step(layer or "(model)", reads, None if event.output is None else id(event.output))
+def _step(event: Event, module: nn.Module | None) -> Step:
+    reads = [id(read.value) for read in event.reads if not read.value.constant]
+    layer = place(module, event) or "(model)"
+    return Step(layer, reads, None if event.output is None else id(event.output))
 
 
 def _kind(path: str, module: nn.Module, model: nn.Module) -> str:
@@ -210,9 +206,14 @@ def _unquantized(path: str, module: Captured, graph: Graph) -> list[Row]:
     prefix, capture, rows = f"{path}." if path else "", module._detent, []
     for site, child in capture.names.items():
         if child is None:
-            rows.append(_float(prefix + site, site.rpartition("_")[0], f"float: {capture.reasons.get(site, '')}"))
+            rows.append(_float(prefix + site, _function(site), f"float: {capture.reasons.get(site, '')}"))
     for name in capture.late:
-        rows.append(_float(prefix + name, name.rpartition("_")[0], "float: did not run with the sample"))
+        rows.append(_float(prefix + name, _function(name), "float: did not run with the sample"))
     for function in sorted(graph.unknown.get(path, ())):
         rows.append(_float(path or "(model)", function, "float: not an operator that is known"))
     return rows
+
+
+def _function(site: str) -> str:
+    """``add`` of ``use_1.add_0``."""
+    return site.rpartition(".")[2].rpartition("_")[0]

@@ -7,22 +7,31 @@ from collections.abc import Collection
 
 from torch import nn
 
-from ..nn.base import ActivationQuantizers, entries
+from ..nn.base import entries
 from .graph import MOVING, Event, Graph, Read
 from .mode import Captured
-from .placement import site_of
+from .placement import _Installer
 
-__all__ = ["call_sites", "exclude"]
+__all__ = ["call_sites", "exclude", "place"]
 
 
 def call_sites(model: nn.Module) -> list[str]:
     """Full names of all call sites that are known, those in float included."""
-    found = []
-    for path, module in model.named_modules():
-        if isinstance(module, Captured):
-            names = module._detent.names
-            found += [f"{path}.{name or site}".lstrip(".") for site, name in names.items()]
-    return found
+    captured = ((path, module) for path, module in model.named_modules() if isinstance(module, Captured))
+    return [
+        f"{path}.{'.'.join(child or (site,))}".lstrip(".")
+        for path, module in captured
+        for site, child in module._detent.names.items()
+    ]
+
+
+def place(module: nn.Module | None, event: Event) -> str:
+    """The full name of what has the event's quantizers, or would have; ``module`` is the one at the event's path."""
+    parts: tuple[str, ...] = (f"use_{event.use}",) if event.use else ()
+    if event.site is not None:
+        held = module._detent.names.get(event.site_name) if isinstance(module, Captured) else None
+        parts = held or (event.site_name,)
+    return ".".join((event.path, *parts)).lstrip(".")
 
 
 def exclude(model: nn.Module, graph: Graph, paths: Collection[str]) -> None:
@@ -37,39 +46,31 @@ def exclude(model: nn.Module, graph: Graph, paths: Collection[str]) -> None:
         return any(above in ("", path) or path.startswith(f"{above}.") for above in paths)
 
     for event in graph.events:
-        holder = _holder(modules, event)
-        quantizer = None if holder is None or event.output is None else holder.output_quantizers[0]
-        if quantizer is not None and inside(_path(modules, event)):
+        path = place(modules.get(event.path), event)
+        outputs = getattr(modules.get(path), "output_quantizers", None)
+        if event.output is not None and outputs and outputs[0] is not None and inside(path):
             for read in event.output.reads:
-                if not inside(_path(modules, read.event)):
-                    _hand_over(modules, read, quantizer)
+                if not inside(place(modules.get(read.event.path), read.event)):
+                    _hand_over(modules, read, outputs[0])
     for path, module in modules.items():
         if inside(path):
             for slot, key, _ in list(entries(module)):
                 module._modules[f"{slot}_quantizers"]._modules[key] = None
 
 
-def _path(modules: dict[str, nn.Module], event: Event) -> str:
-    """Where the event's quantizers are, or would be."""
-    if event.site is None:
-        return event.path
-    name = modules[event.path]._detent.names.get(event.site) or event.site
-    return f"{event.path}.{name}".lstrip(".")
-
-
-def _holder(modules: dict[str, nn.Module], event: Event) -> ActivationQuantizers | None:
-    module = modules[event.path]
-    if event.site is None:
-        return module if event.use == 0 else module._modules[f"use_{event.use}"]
-    return modules.get(_path(modules, event))
-
-
 def _hand_over(modules: dict[str, nn.Module], read: Read, quantizer: nn.Module) -> None:
     event = read.event
-    if event.onnx_op in MOVING or event.on_state or read.parameter is not None:
+    owner = modules.get(event.path)
+    if event.onnx_op in MOVING or event.on_state or event.constant or event.integers:
         return
-    holder = site_of(modules[event.path], event) if event.site is not None else _holder(modules, event)
-    if read.slot < len(holder.input_quantizers) and holder.input_quantizers[read.slot] is None:
-        made = copy.deepcopy(quantizer)
-        made._label = f"{_path(modules, event)}.input_quantizers.{read.slot}"
-        holder.input_quantizers[read.slot] = made
+    if event.site is None:
+        holder = modules.get(place(owner, event))
+    else:
+        holder = _Installer._site_of(owner, event) if isinstance(owner, Captured) else None
+    if holder is None or read.slot >= len(holder.input_quantizers):
+        return
+    if holder.input_quantizers[read.slot] is None:
+        holder.input_quantizers[read.slot] = made = copy.deepcopy(quantizer)
+        if event.site is not None:
+            _Installer._keep(owner, event, holder)
+        made._label = f"{place(owner, event)}.input_quantizers.{read.slot}"

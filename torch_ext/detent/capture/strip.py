@@ -38,8 +38,11 @@ def strip(model: nn.Module) -> None:
                 site = isinstance(child, ActivationQuantizers) and not isinstance(child, QuantizedModule)
                 if site or name in _SLOTS:
                     del module._modules[name]
+            own_forward = module._detent.forward if isinstance(module, Captured) else None
             for name in _ATTRIBUTES:
                 module.__dict__.pop(name, None)
+            if own_forward is not None:
+                module.forward = own_forward
         original = float_class(type(module))
         if original is not type(module):
             module.__class__ = original

@@ -147,11 +147,15 @@ def _why_float(path: str, module: QuantizedModule, graph: Graph, excluded: set[s
 
 
 def _as_run(rows: list[Row], steps: list[Step]) -> list[Row]:
-    """Rows in the order of execution; those that did not run stay behind the row they stand behind."""
-    order: dict[str, int] = {}
+    """Rows in the order of execution: a module before what is inside it, one that did not run where it stands."""
+    order: dict[str, float] = {}
     for number, step in enumerate(steps):
         order.setdefault(step.layer, number)
-    keys, last = [], -1
+        above = step.layer
+        while above:
+            above = above.rpartition(".")[0]
+            order.setdefault(above or "(model)", number - 0.5)
+    keys, last = [], -1.0
     for row in rows:
         last = order.get(row.layer, last)
         keys.append(last)

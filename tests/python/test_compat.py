@@ -110,6 +110,20 @@ def test_encodings_make_the_same_quantizer_again(shape, blocks, symmetric):
     assert entry["bw"] == 4 and entry["is_sym"] == symmetric and len(entry["scale"]) == encoding.scale.numel()
 
 
+@pytest.mark.parametrize(
+    "qmin, qmax, symmetry, offset",
+    [(-3, 9, False, 1.0), (0, 255, True, 0.0), (-127, 127, True, 0.0), (0, 15, True, -8.0)],
+)
+def test_encodings_keep_any_grid(qmin, qmax, symmetry, offset):
+    scale = 2.0 ** torch.randint(-3, 1, (4, 1))
+    encoding = AffineEncoding(scale, torch.full_like(scale, offset), qmin, qmax, symmetry)
+    quantizer = QuantizeDequantize.from_encodings(encoding)
+    assert (quantizer.qmin, quantizer.qmax, quantizer.symmetric) == (qmin, qmax, symmetry)
+    assert torch.equal(quantizer.get_scale(), scale) and torch.equal(quantizer.get_offset(), encoding.offset)
+    x = torch.randn(4, 9) * 20
+    assert torch.equal(quantizer(x), Q.affine.quantize_dequantize(x, scale, encoding.offset, qmin, qmax))
+
+
 @pytest.mark.parametrize("shape", [(1,), (4, 1)])
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_legacy_encodings_round_trip(shape, symmetric):

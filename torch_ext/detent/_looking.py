@@ -64,7 +64,7 @@ class Looking:
                 yield name, module
 
     def summary(self) -> Summary:
-        """Every quantizer, and everything that is float and why, as they are now: see :class:`detent._report.Summary`.
+        """Every quantizer, and everything that is float and why, as they are now: see :class:`detent.analysis.Summary`.
 
         Example:
             >>> sim = detent.QuantizationSimModel(torch.nn.Linear(4, 2), torch.randn(1, 4))

@@ -57,10 +57,15 @@ class AimetNames:
             >>> quantizer(torch.tensor([-9.0, 0.4, 9.0])).detach()
             tensor([-1.0000,  0.5000,  2.5000])
         """
-        shape = tuple(encodings.scale.shape)
-        made = cls(shape, encodings.qmin, encodings.qmax, encodings.symmetry, block_size=encodings.block_size)
-        made = made.to(encodings.scale.device)
-        made.set_encoding(encodings.as_ours())
+        qmin, qmax, fixed = encodings.qmin, encodings.qmax, None
+        if encodings.symmetry:
+            point = -int(encodings.offset.flatten()[0])
+            fixed = None if point == round((qmin + qmax) / 2) else point
+        made = cls(
+            tuple(encodings.scale.shape), qmin, qmax, encodings.symmetry, zero_point=fixed,
+            block_size=encodings.block_size,
+        ).to(encodings.scale.device)  # fmt: skip
+        made.set_range(*encodings.as_ours().range(qmin, qmax, encodings.symmetry, fixed))
         return made
 
     def get_legacy_encodings(self) -> list[dict[str, Any]] | None:

@@ -418,8 +418,8 @@ def test_report_lists_every_quantizer(net, x):
     assert str(sim).count("not calibrated yet") == 8
     sim.compute_encodings(lambda model: model(x))
     lines = str(sim).splitlines()
-    assert lines[0].split() == ["layer", "kind", "slot", "bits", "grid", "mode", "range", "note"]
-    assert any(line.startswith("conv ") and "dynamic" in line and "(8 scales)" in line for line in lines)
+    assert lines[0].split() == ["layer", "kind", "slot", "bits", "grid", "scales", "mode", "range", "note"]
+    assert any(line.startswith("conv ") and "dynamic" in line and "8 per channel" in line for line in lines)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,6 @@ from .table import CLASSES, SLOTS, Slots, is_leaf, quantize_module, quantized_cl
 _generated = {made.__name__: made for made in (*CLASSES.values(), *GUARDED.values())}
 globals().update(_generated)
 
-__all__ = ["CLASSES", "SLOTS", "QuantizedModule", "Slots", "guard_fast_paths", "is_leaf", "quantize_module"]
-__all__ += ["quantized_class", "register"]
+__all__ = ["CLASSES", "GUARDED", "SLOTS", "QuantizedModule", "Slots", "guard_fast_paths", "is_leaf"]
+__all__ += ["quantize_module", "quantized_class", "register"]
 __all__ += list(_generated)

@@ -13,6 +13,7 @@ from .calls import Caller
 from .tensors import map_tensors
 
 __all__ = ["ActivationQuantizers", "ParamQuantizers", "QuantizedModule", "Use", "entries", "holder", "param_quantizer"]
+__all__ += ["parameters_of"]
 
 
 class ParamQuantizers(nn.ModuleDict):
@@ -69,6 +70,16 @@ def holder(module: nn.Module, slot: str) -> dict[str, nn.Module | None]:
     if held is None or not (isinstance(module, ActivationQuantizers) or isinstance(held, ParamQuantizers)):
         return {}
     return held._modules
+
+
+def parameters_of(model: nn.Module):
+    """``(quantizer, owner, name)`` of every parameter that has a quantizer; a shared quantizer comes once."""
+    seen: set[nn.Module] = set()
+    for module in model.modules():
+        for name, quantizer in holder(module, "param").items():
+            if quantizer is not None and quantizer not in seen and isinstance(getattr(module, name, None), Tensor):
+                seen.add(quantizer)
+                yield quantizer, module, name
 
 
 class ActivationQuantizers(nn.Module):

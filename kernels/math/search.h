@@ -7,8 +7,8 @@
 #include "encode.h"
 #include "histogram.h"
 
-#ifdef __CUDA_ARCH__
-#define DETENT_VECTOR_LOOP _Pragma("unroll")
+#ifdef __CUDACC__
+#define DETENT_VECTOR_LOOP
 #else
 #define DETENT_VECTOR_LOOP _Pragma("GCC unroll 1") /* unrolled, it is no longer vectorized */
 #endif
@@ -262,7 +262,7 @@ static DETENT_HD double detent_percentile_of(const detent_filled_bins *filled, d
 {
     double total = 0, sum = 0;
     for (size_t i = 0; i < filled->n; ++i) total += filled->count[i];
-    const double target = total * (percentile / 100);
+    const double target = total * percentile / 100;
     for (size_t k = 0; k < filled->n; ++k) {
         const size_t i = mirrored ? filled->n - 1 - k : k;
         const double count = filled->count[i];

@@ -9,7 +9,7 @@
 /* A group of fewer values has no table of its own: its values go to its counts one by one. */
 enum { FEW = 8192 };
 /* Values that one table takes; below 2^32. */
-enum { MANY = 1 << 18 };
+enum { MANY = 1 << 16 };
 /* Tables side by side, so that a value that comes again at once (a ReLU's zeros) need not wait for its own count. */
 enum { TABLES = 4 };
 

@@ -200,49 +200,51 @@ static DETENT_HD double detent_divergence(const detent_search_plan *plan, const 
                                           detent_candidate candidate)
 {
     double under = 0, over = 0, kept = 0, p_log_p = 0, p_log_q = 0;
-    double first = 0, first_weighed = 0, last = 0, last_weighed = 0, first_log = 0, last_log = 0;
-    double step = 0, in_step = 0, bins_of_step = 0;
+    double step = 0, in_step = 0, bins_of_step = 0; /* the step at hand */
+    double in_first = 0, bins_of_first = 0;         /* the first step */
+    size_t first = 0, last = 0;                     /* the outermost bins kept */
     int steps = 0;
     if (candidate.scale < filled->width) return (double)INFINITY;
     for (size_t i = 0; i < filled->n; ++i) {
-        const double count = filled->count[i];
         const double centre = detent_bin_centre(filled->bin[i], filled->bins, filled->width);
         const double code = rint(centre / candidate.scale) + candidate.zero_point;
         if (code < plan->grid.qmin) {
-            under += count;
+            under += filled->count[i];
         } else if (code > plan->grid.qmax) {
-            over += count;
+            over += filled->count[i];
         } else {
             if (steps == 0 || code != step) {
-                if (steps > 0) {
-                    last_log = log(in_step / bins_of_step);
-                    p_log_q += in_step * last_log;
-                    if (steps == 1) first_log = last_log;
-                } else {
-                    first = count;
-                    first_weighed = filled->weighed[i];
-                }
+                if (steps == 0) first = i;
+                /* A step of one bin is as that bin is, and most are. */
+                p_log_q += bins_of_step > 1 ? in_step * log(in_step / bins_of_step)
+                           : steps > 0      ? filled->weighed[last]
+                                            : 0;
                 ++steps;
                 step = code;
                 in_step = bins_of_step = 0;
             }
-            in_step += count;
+            in_step += filled->count[i];
             bins_of_step += 1;
-            kept += count;
+            if (steps == 1) {
+                in_first = in_step;
+                bins_of_first = bins_of_step;
+            }
+            kept += filled->count[i];
             p_log_p += filled->weighed[i];
-            last = count;
-            last_weighed = filled->weighed[i];
+            last = i;
         }
     }
     if (steps == 0) return (double)INFINITY;
-    last_log = log(in_step / bins_of_step);
-    p_log_q += in_step * last_log + over * last_log;
-    p_log_q += under * (steps == 1 ? last_log : first_log);
-    if (bins_of_step == 1 && steps == 1) { /* one bin takes everything */
-        p_log_p = (last + under + over) * log(last + under + over);
-    } else {
-        p_log_p += (first + under) * log(first + under) - first_weighed;
-        p_log_p += (last + over) * log(last + over) - last_weighed;
+    p_log_q += bins_of_step > 1 ? in_step * log(in_step / bins_of_step) : filled->weighed[last];
+    if (under > 0) {
+        const double joined = filled->count[first] + under + (first == last ? over : 0);
+        p_log_q += under * log(in_first / bins_of_first);
+        p_log_p += joined * log(joined) - filled->weighed[first];
+    }
+    if (over > 0) {
+        const double joined = filled->count[last] + over;
+        p_log_q += over * log(in_step / bins_of_step);
+        if (first != last || under == 0) p_log_p += joined * log(joined) - filled->weighed[last];
     }
     const double total = kept + under + over;
     return (p_log_p - p_log_q) / total - log(total) + log(kept);

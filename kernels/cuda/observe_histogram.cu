@@ -27,8 +27,8 @@ template <typename Real> struct MergeJob {
     size_t groups, bins;
 };
 
-/* A thread per group has fewer values to count than this; more are counted in shared memory first. */
-enum : unsigned { FEW = 4096, PIECE = 1u << 16, BINS_OF_THREAD = DETENT_MOST_BINS / THREADS };
+/* Groups of fewer values are counted in memory, larger ones a piece at a time in shared memory first. */
+enum : unsigned { FEW = 4096, PIECE = 1u << 16 };
 
 template <typename Real>
 __global__ void __launch_bounds__(THREADS) note_exponents(const __grid_constant__ HistogramJob<Real> job)
@@ -42,17 +42,14 @@ __global__ void __launch_bounds__(THREADS) note_exponents(const __grid_constant_
 __device__ __forceinline__ void widen(int64_t *counts, size_t bins, int32_t shift, const int64_t *added,
                                       int32_t added_shift)
 {
-    int64_t wide[BINS_OF_THREAD];
-#pragma unroll
-    for (unsigned turn = 0; turn < BINS_OF_THREAD; ++turn) {
-        const size_t bin = threadIdx.x + (size_t)turn * THREADS;
-        wide[turn] = bin < bins ? detent_widened_count(counts, bins, shift, bin) : 0;
-        if (bin < bins && added != nullptr) wide[turn] += detent_widened_count(added, bins, added_shift, bin);
+    __shared__ int64_t wide[DETENT_MOST_BINS];
+#pragma unroll 1
+    for (size_t bin = threadIdx.x; bin < bins; bin += THREADS) {
+        wide[bin] = detent_widened_count(counts, bins, shift, bin);
+        if (added != nullptr) wide[bin] += detent_widened_count(added, bins, added_shift, bin);
     }
     __syncthreads();
-#pragma unroll
-    for (unsigned turn = 0; turn < BINS_OF_THREAD; ++turn)
-        if (threadIdx.x + turn * THREADS < bins) counts[threadIdx.x + (size_t)turn * THREADS] = wide[turn];
+    for (size_t bin = threadIdx.x; bin < bins; bin += THREADS) counts[bin] = wide[bin];
 }
 
 template <typename Real>

@@ -18,7 +18,7 @@ if _library.status["detent_autograd"]:
 
     _autograd.register()
 
-from . import functional, observers, ptq, quantizers  # noqa: E402
+from . import functional, observers, ptq, qat, quantizers  # noqa: E402
 from ._library import build_info  # noqa: E402
 from .defs import QuantizationDataType, QuantScheme  # noqa: E402
 from .quantsim import QuantizationSimModel, load_encodings_to_sim, quantization_disabled  # noqa: E402
@@ -33,6 +33,7 @@ __all__ = [
     "load_encodings_to_sim",
     "observers",
     "ptq",
+    "qat",
     "quantization_disabled",
     "quantizers",
 ]

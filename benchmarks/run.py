@@ -23,6 +23,7 @@ if __name__ == "__main__":
 
 import contenders
 import goals
+import overhead
 import small
 import torch
 import torch._inductor.config
@@ -117,6 +118,13 @@ def main() -> None:
         print("\nthe same with gradients from Python (DETENT_PYTHON_AUTOGRAD=1)")
         for result in fallback:
             take(result)
+
+    forward = overhead.run(options.device, options.quick)
+    overhead.show_overhead(forward)
+    if isinstance(forward, str):
+        report["overhead_missing"] = forward
+    else:
+        results.append(forward)
 
     report["groups"] = results
     report["goals"] = goals.goals(results, options.device)

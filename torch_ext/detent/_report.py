@@ -79,12 +79,17 @@ def _unquantized(path: str, module: Captured, graph: Graph) -> list[tuple[str, .
     prefix, capture, table = f"{path}." if path else "", module._detent, []
     for site, child in capture.names.items():
         if child is None:
-            table.append(_float(prefix + site, site.rpartition("_")[0], f"float: {capture.reasons.get(site, '')}"))
+            table.append(_float(prefix + site, _function(site), f"float: {capture.reasons.get(site, '')}"))
     for name in capture.late:
-        table.append(_float(prefix + name, name.rpartition("_")[0], "float: did not run with the sample"))
+        table.append(_float(prefix + name, _function(name), "float: did not run with the sample"))
     for function in sorted(graph.unknown.get(path, ())):
         table.append(_float(path or "(model)", function, "float: not an operator that is known"))
     return table
+
+
+def _function(site: str) -> str:
+    """``add`` of ``use_1.add_0``."""
+    return site.rpartition(".")[2].rpartition("_")[0]
 
 
 def report(model: nn.Module, graph: Graph) -> str:

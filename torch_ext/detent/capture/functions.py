@@ -1,18 +1,26 @@
 """The table of torch functions: canonical name, arguments that can be quantized, ONNX operator, in place or not.
 
-Three kinds. *Operators* compute new numbers and are call sites. *Movers* only move numbers, so what was on a grid stays
-on it. Everything else is unknown: it passes through unquantized and the report names it.
+Four kinds. *Operators* compute new numbers and are call sites. *Movers* only move numbers, so what was on a grid stays
+on it. *Writers* put numbers together that come from elsewhere, or from nowhere: on no grid, until an operator reads
+them. Everything else is unknown: it passes through unquantized and the report names it. Functions that are made of
+these are in :mod:`detent.capture.composites`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from types import FunctionType
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["MOVERS", "OPERATORS", "Operator", "arguments", "carries_floats", "is_quantizable", "replaced"]
+from .composites import BODIES
+
+__all__ = [
+    "KEEP_AXES", "POLES", "WRITERS", "Operator", "arguments", "carries_floats", "find", "is_quantizable", "replaced",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -20,19 +28,25 @@ class Operator:
     """One way to call an operator.
 
     ``slots`` names the first arguments in order; ``""`` marks one that is never quantized. ``weight`` is the slot of a
-    weight and ``channels`` its output axis. With ``listed`` the tensors come as one list, at argument ``first``.
+    weight and ``channels`` its output axis; ``None``: one scale for all. With ``listed`` the tensors come as one list, at
+    argument ``first``. With ``moves`` its outputs hold only numbers of its input (and zeros). With ``body`` it is what
+    that calls.
     """
 
     name: str
     onnx_op: str
     slots: tuple[str, ...]
     weight: int | None = None
-    channels: int = 0
+    channels: int | None = 0
     listed: bool = False
     in_place: bool = False
+    moves: bool = False
+    body: Callable | None = None
 
 
-_NAMESPACES = (torch, Tensor, F, torch.special, torch._C._nn, torch._C._special)
+_NAMESPACES = (
+    torch, Tensor, F, torch.special, torch.fft, torch._C._nn, torch._C._special, torch._C._VariableFunctions,
+)  # fmt: skip
 
 _X = ("input",)
 _XY = ("input", "other")
@@ -46,13 +60,15 @@ _ELEMENTWISE = {
         _XY,
     ),
     ("pow", "__pow__", "__rpow__", "__ipow__", "float_power"): ("Pow", _XY),
-    ("maximum",): ("Max", _XY),
-    ("minimum",): ("Min", _XY),
+    ("maximum", "fmax"): ("Max", _XY),
+    ("minimum", "fmin"): ("Min", _XY),
     ("where",): ("Where", ("", "input", "other")),
     ("lerp",): ("Lerp", ("input", "end")),
     ("addcmul",): ("Addcmul", ("input", "tensor1", "tensor2")),
     ("addcdiv",): ("Addcdiv", ("input", "tensor1", "tensor2")),
     ("masked_fill",): ("Where", _X),
+    ("index_add",): ("ScatterElements", ("input", "", "", "source")),
+    ("scatter_add",): ("ScatterElements", ("input", "", "", "src")),
 }
 _UNARY = {
     "Relu": ("relu",),
@@ -64,10 +80,17 @@ _UNARY = {
     "Elu": ("elu",), "Celu": ("celu",), "Selu": ("selu",), "Glu": ("glu",), "Softplus": ("softplus",),
     "Softsign": ("softsign",), "ThresholdedRelu": ("threshold",), "Exp": ("exp",), "Log": ("log",), "Sqrt": ("sqrt",),
     "Rsqrt": ("rsqrt",), "Reciprocal": ("reciprocal",), "Abs": ("abs",), "Erf": ("erf",), "Sin": ("sin",),
-    "Cos": ("cos",), "Square": ("square",), "Neg": ("neg", "__neg__"), "Log1p": ("log1p",), "Expm1": ("expm1",),
-    "Softmax": ("softmax",), "Softmin": ("softmin",), "LogSoftmax": ("log_softmax",),
+    "Cos": ("cos",), "Tan": ("tan",), "Asin": ("asin",), "Acos": ("acos",), "Atan": ("atan",), "Sinh": ("sinh",),
+    "Cosh": ("cosh",), "Square": ("square",), "Neg": ("neg", "__neg__"), "Log1p": ("log1p",), "Expm1": ("expm1",),
+    "Exp2": ("exp2",), "Log2": ("log2",), "Log10": ("log10",), "Floor": ("floor",), "Ceil": ("ceil",),
+    "Round": ("round",), "Trunc": ("trunc",), "Sign": ("sign",),
+    "Softmin": ("softmin",), "LogSoftmax": ("log_softmax",),
     "ReduceMean": ("mean",), "ReduceSum": ("sum", "nansum"), "ReduceProd": ("prod",), "ReduceL2": ("norm",),
-    "CumSum": ("cumsum",), "LpNormalization": ("normalize",), "Resize": ("interpolate", "upsample", "grid_sample"),
+    "ReduceVariance": ("var", "std"), "ReduceLogSumExp": ("logsumexp",), "CumSum": ("cumsum",),
+    "CumProd": ("cumprod",), "LpNormalization": ("normalize",), "Resize": ("interpolate", "upsample", "grid_sample"),
+    "Col2Im": ("fold",), "LpPool": ("lp_pool1d", "lp_pool2d", "lp_pool3d"),
+    "LocalResponseNormalization": ("local_response_norm",),
+    "DFT": ("fft", "ifft", "rfft", "irfft", "fft2", "ifft2", "rfft2", "irfft2", "fftn", "ifftn", "rfftn", "irfftn"),
     "AveragePool": ("avg_pool1d", "avg_pool2d", "avg_pool3d"),
     "GlobalAveragePool": ("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"),
     "LayerNormalization": ("layer_norm",), "GroupNormalization": ("group_norm",),
@@ -81,7 +104,10 @@ _PRODUCTS = {
     ("bmm",): ("MatMul", ("input", "mat2")),
     ("addmm",): ("Gemm", ("", "mat1", "mat2")),
     ("baddbmm",): ("MatMul", ("input", "batch1", "batch2")),
-    ("scaled_dot_product_attention",): ("Attention", ("query", "key", "value")),
+    ("outer",): ("MatMul", ("input", "vec2")),
+    ("bilinear",): ("Bilinear", ("input1", "input2", "")),
+    ("cdist",): ("Cdist", ("x1", "x2")),
+    ("cosine_similarity",): ("CosineSimilarity", ("x1", "x2")),
 }
 _MOVERS = (
     "view", "reshape", "view_as", "reshape_as", "permute", "transpose", "t", "flatten", "ravel", "unflatten", "squeeze",
@@ -92,7 +118,16 @@ _MOVERS = (
     "adaptive_max_pool2d", "adaptive_max_pool3d", "dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout",
     "alpha_dropout", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "unfold", "amax", "amin", "max", "min",
     "topk", "sort", "to", "type", "float", "half", "bfloat16", "double", "type_as", "cuda", "cpu", "diagonal",
-    "as_strided", "requires_grad_", "triu", "tril", "movedim", "_make_subclass", "alias", "pad", "narrow_copy",
+    "as_strided", "requires_grad_", "triu", "tril", "moveaxis", "_make_subclass", "alias", "pad", "narrow_copy",
+    "rot90", "hsplit", "vsplit", "dsplit", "masked_select", "index", "broadcast_tensors", "meshgrid", "median",
+    "kthvalue", "cummax", "cummin", "diag", "diag_embed", "atleast_1d", "atleast_2d", "atleast_3d", "positive",
+    "view_as_real", "resolve_conj", "resolve_neg", "nan_to_num",
+)  # fmt: skip
+_WRITERS = (
+    "__setitem__", "copy_", "fill_", "zero_", "scatter", "index_copy", "index_put", "index_fill", "masked_scatter",
+    "select_scatter", "slice_scatter", "diagonal_scatter", "put_", "zeros_like", "ones_like", "full_like", "empty_like",
+    "rand_like", "randn_like", "new_zeros", "new_ones", "new_full", "new_empty", "new_tensor", "bernoulli", "uniform_",
+    "normal_", "histc",
 )  # fmt: skip
 
 
@@ -121,24 +156,58 @@ def _operators() -> dict[object, Operator]:
     for onnx_op, names in _UNARY.items():
         for name in names:
             put((name, f"__{name}__") if name == "abs" else (name,), onnx_op, _X)
+    put(("softmax",), "Softmax", _X)
+    table[torch.ops.aten._safe_softmax.default] = Operator("softmax", "Softmax", _X)
     for n in "123":
         put((f"conv{n}d",), "Conv", ("input", "weight", ""), weight=1)
         put((f"conv_transpose{n}d",), "ConvTranspose", ("input", "weight", ""), weight=1, channels=1)
     put(("linear",), "Gemm", ("input", "weight", ""), weight=1)
+    put(("grouped_mm", "_grouped_mm"), "MatMul", ("input", "weight"), weight=1, channels=2)
     put(("prelu",), "PRelu", ("input", ""))
     for names in (("cat", "concat", "concatenate"), ("stack",), ("hstack",), ("vstack",)):
         put(names, "Concat", ("tensors",), listed=True)
     put(("einsum",), "Einsum", ("", "operands"), listed=True)
+    table[torch.embedding] = Operator("embedding", "Gather", ("weight",), weight=0, channels=None)
+    table[torch.embedding_bag] = Operator("embedding_bag", "EmbeddingBag", ("weight",), weight=0, channels=None)
     return table
 
 
-#: Operator by the function a TorchFunctionMode is given.
-OPERATORS: dict[object, Operator] = _operators()
+def _movers() -> dict[object, Operator]:
+    found = {function: name for name in _MOVERS for function in _spellings(name)}
+    found |= {getattr(Tensor, name).__get__: name for name in ("T", "mT", "H", "mH", "data", "real")}
+    return {function: Operator(name, "", _X, moves=True) for function, name in found.items()}
 
-#: Functions whose outputs hold only numbers of their inputs (and zeros).
-MOVERS: frozenset = frozenset(_spellings(*_MOVERS)) | {
-    getattr(Tensor, name).__get__ for name in ("T", "mT", "H", "mH", "data", "real")
+
+_composites = {function: Operator(function.__name__, "", (), body=body) for function, body in BODIES.items()}
+_TABLE = _movers() | _operators() | _composites
+# torch.compile does not find a Tensor method that is written in Python in a dictionary of functions.
+_METHODS = {
+    function.__name__: (function, operator)
+    for function, operator in _TABLE.items()
+    if isinstance(function, FunctionType) and function in vars(Tensor).values()
 }
+
+#: Functions that write numbers from elsewhere, constants, counts or noise.
+WRITERS: frozenset = frozenset(_spellings(*_WRITERS))
+
+#: Argument by operator whose values must not become zero: infinite there, or of infinite slope.
+POLES = {"div": 1, "reciprocal": 0, "rsqrt": 0, "sqrt": 0, "log": 0, "log2": 0, "log10": 0}
+
+
+def find(function) -> Operator | None:
+    """What is known of the function that a TorchFunctionMode is given."""
+    if isinstance(function, FunctionType):
+        method = _METHODS.get(function.__name__)
+        if method is not None and method[0] is function:
+            return method[1]
+    return _TABLE.get(function)
+
+
+#: Movers that leave the dimensions where they are.
+KEEP_AXES = frozenset(
+    ("split", "split_with_sizes", "chunk", "tensor_split", "narrow", "index_select", "contiguous", "clone", "detach",
+     "data", "alias", "to", "type", "type_as", "float", "half", "bfloat16", "double", "cuda", "cpu")
+)  # fmt: skip
 
 
 def is_quantizable(value) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from dataclasses import dataclass, field
 
@@ -11,9 +12,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from .._running import call_with_sample, without_trace
-from ..nn import quantized_class
+from ..nn import is_leaf
+from ..nn.calls import execution
 from ..nn.table import SLOTS
-from .functions import MOVERS, OPERATORS, Operator, arguments, carries_floats, is_quantizable
+from .functions import KEEP_AXES, POLES, WRITERS, Operator, arguments, carries_floats, find, is_quantizable
 
 __all__ = ["Event", "Graph", "Read", "Value", "record"]
 
@@ -30,7 +32,12 @@ class Value:
     producer: Event | None
     reads: list[Read] = field(default_factory=list)
     masking: bool = False  # holds infinities or numbers that stand for them
+    constant: bool = False  # made of parameters, buffers and plain numbers alone
+    nearest_zero: float = 1.0  # where a pole is at zero: its smallest magnitude over its span
     is_result: bool = False
+    parameter: str | None = None  # full name of the parameter it is, or holds numbers of
+    mover: Event | None = None  # the call that read that parameter to move its numbers
+    axes_kept: bool = True  # whether the dimensions are where the parameter has them
 
 
 @dataclass(eq=False)
@@ -39,8 +46,8 @@ class Read:
     slot: int
     value: Value | None  # None: made by nothing that was seen
     direct: bool  # not through a view
-    parameter: str | None  # full name, where it is a parameter of the model
     shape: torch.Size
+    overwritten: bool = False  # later, in place
 
 
 @dataclass(eq=False)
@@ -49,31 +56,38 @@ class Event:
 
     path: str  # of the leaf, or of the module whose forward calls the operator
     site: str | None  # "add_0"; None for a leaf
-    use: int  # of a leaf
+    use: int  # which of the executions of the module at path it belongs to
     onnx_op: str
     operator: Operator | None = None
     reads: list[Read] = field(default_factory=list)
     output: Value | None = None
     on_state: bool = False  # works in place on a buffer or parameter
+    constant: bool = False  # of parameters, buffers and plain numbers alone
+    integers: bool = False  # its output is not of a float type
 
     @property
     def key(self) -> tuple:
         return self.path, self.site, self.use
 
+    @property
+    def site_name(self) -> str:
+        """As :class:`detent.capture.mode.Capture` knows it."""
+        return f"use_{self.use}.{self.site}" if self.use else self.site
+
 
 @dataclass
 class Graph:
     events: list[Event] = field(default_factory=list)
-    uses: dict[str, dict[str, int]] = field(default_factory=dict)  # leaf -> "<caller>:<count>" -> use
-    callers: dict[str, set[str]] = field(default_factory=dict)  # leaf -> who calls it
-    calls: dict[str, int] = field(default_factory=dict)  # leaf -> executions
+    uses: dict[str, dict[str, int]] = field(default_factory=dict)  # "<execution of the caller>:<count>" -> use
+    callers: dict[str, set[str]] = field(default_factory=dict)  # module -> who calls it
+    calls: dict[str, int] = field(default_factory=dict)  # module -> executions
     unknown: dict[str, set[str]] = field(default_factory=dict)  # module -> functions nobody knows
 
 
 @dataclass
 class _Frame:
     path: str
-    module: nn.Module
+    use: int
     leaf: bool
     counts: dict[str, int] = field(default_factory=dict)
     event: Event | None = None
@@ -87,6 +101,7 @@ class _Recorder(TorchFunctionMode):
         self.frames: list[_Frame] = []
         self.origins: dict[int, tuple[Value | None, bool]] = {}
         self.alive: list[Tensor] = []  # an id is reused once its tensor is gone
+        self.reads: dict[int, list[Read]] = {}  # by the memory that is read
         self.parameters = {id(p): name for name, p in model.named_parameters()}
         self.state = set(self.parameters) | {id(b) for b in model.buffers()}
 
@@ -96,70 +111,122 @@ class _Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         if not self.frames or self.frames[-1].leaf:
             return func(*args, **kwargs)
-        operator = OPERATORS.get(func)
+        operator = None if kwargs.get("out") is not None else find(func)
+        if operator is not None and operator.body is not None:
+            with self:
+                return operator.body(*args, **kwargs)
         given = (*args, *kwargs.values())
         if not carries_floats(given):
             return func(*args, **kwargs)
-        if operator is not None and "out" not in kwargs:
+        if operator is not None and not operator.moves:
             return self._operator(func, operator, args, kwargs)
-        origins = [self._origin(t) for t in tree_leaves(given) if is_quantizable(t)]
-        y = func(*args, **kwargs)
+        site = "" if operator is None else self._site(operator)
+        floats = [t for t in tree_leaves(given) if is_quantizable(t)]
+        origins, constant = [self._origin(t) for t in floats], self._constant(given)
+        with self._writing(given):
+            y = func(*args, **kwargs)
         made = [t for t in tree_leaves(y) if isinstance(t, Tensor) and (is_quantizable(t) or t.is_complex())]
         if func is Tensor.__setitem__:
             made = [args[0]]
         if not made:
             return y
-        known = func in MOVERS and not _mixes(func, args, kwargs)
-        if not known:
+        known = operator is not None and not _mixes(func, args, kwargs)
+        if not (operator is not None or func in WRITERS or constant):
             path = self.frames[-1].path
             self.graph.unknown.setdefault(path, set()).add(getattr(func, "__name__", str(func)))
+        if not known:
             for value, _ in origins:
                 if value is not None:
                     value.is_result = True  # read by somebody who cannot be asked
         for t in made:
-            kept = any(t is leaf for leaf in tree_leaves(given))
-            value = origins[0][0] if known else Value(None)
+            kept = any(t is leaf for leaf in floats)
+            value = self._moved(operator, site, given, origins[0][0]) if known else None
+            if value is None and constant:
+                value = Value(None, masking=_masking(t), constant=True)
             self._set(t, value, direct=known and kept and origins[0][1])
         return y
 
+    def _moved(self, mover: Operator, site: str, given: tuple, value: Value | None) -> Value | None:
+        """Whose numbers the outputs of a mover hold."""
+        if value is None or value.parameter is None:
+            return value
+        axes_kept = value.axes_kept and mover.name in KEEP_AXES
+        if value.mover is None:
+            event = Event(self.frames[-1].path, site, self.frames[-1].use, "", mover)
+            event.reads.append(Read(event, 0, value, True, given[0].shape))
+            return Value(None, constant=True, parameter=value.parameter, mover=event, axes_kept=axes_kept)
+        if axes_kept != value.axes_kept:
+            return Value(None, constant=True, parameter=value.parameter, mover=value.mover, axes_kept=False)
+        return value
+
+    def _site(self, operator: Operator) -> str:
+        """The name of the call that is being made."""
+        counts = self.frames[-1].counts
+        count = counts.get(operator.name, 0)
+        counts[operator.name] = count + 1
+        return f"{operator.name}_{count}"
+
     def _operator(self, func, operator: Operator, args: tuple, kwargs: dict):
         frame = self.frames[-1]
-        count = frame.counts.get(operator.name, 0)
-        frame.counts[operator.name] = count + 1
-        event = Event(frame.path, f"{operator.name}_{count}", 0, operator.onnx_op, operator)
+        event = Event(frame.path, self._site(operator), frame.use, operator.onnx_op, operator)
+        event.constant = self._constant((args, kwargs))
         for slot, value in arguments(operator, args, kwargs):
             if is_quantizable(value):
                 self._read(event, slot, value)
         in_place = bool(args) and (operator.in_place or kwargs.get("inplace") is True)
         event.on_state = in_place and id(args[0]) in self.state
-        y = func(*args, **kwargs)
+        with self._writing((args, kwargs)):
+            y = func(*args, **kwargs)
         self._made(event, y)
+        if in_place and event.output is not None and event.output.masking:
+            for read in event.reads[:1]:  # a mask in the making
+                read.value.masking = read.value.masking or read.value.producer is None
         return y
+
+    @contextlib.contextmanager
+    def _writing(self, given):
+        """Notice which tensors a call writes into."""
+        versions = [(t, t._version) for t in tree_leaves(given) if isinstance(t, Tensor) and not t.is_inference()]
+        yield
+        for tensor, version in versions:
+            if tensor._version != version:
+                for read in self.reads.get(tensor.untyped_storage().data_ptr(), ()):
+                    read.overwritten = True
+
+    def _constant(self, given) -> bool:
+        """Whether these arguments hold parameters, buffers and plain numbers alone."""
+        for t in tree_leaves(given):
+            if isinstance(t, Tensor) and id(t) not in self.state:
+                value = self.origins.get(id(t), (None,))[0]
+                if value is None or not value.constant:
+                    return False
+        return True
 
     # --- modules ------------------------------------------------------------------------------------------------------
 
     def enter(self, path: str, leaf: bool, module, args, kwargs) -> None:
         with torch._C.DisableTorchFunction():
-            frame = _Frame(path, module, leaf)
             outer = self.frames[-1] if self.frames else None
-            if leaf and not (outer and outer.leaf):
-                frame.event = self._leaf_event(path, module, outer)
-                frame.input = args[0] if args else kwargs.get("input")
-                if is_quantizable(frame.input):
-                    self._read(frame.event, 0, frame.input)
+            frame = _Frame(path, 0, leaf or (outer is not None and outer.leaf))
+            if outer is None or not outer.leaf:
+                frame.use = self._use(path, outer)
+                if leaf:
+                    frame.event = Event(path, None, frame.use, SLOTS[type(module)].onnx_op)
+                    frame.input = args[0] if args else kwargs.get("input")
+                    if is_quantizable(frame.input):
+                        self._read(frame.event, 0, frame.input)
             self.frames.append(frame)
 
-    def _leaf_event(self, path: str, module: nn.Module, outer: _Frame | None) -> Event:
-        graph = self.graph
+    def _use(self, path: str, outer: _Frame | None) -> int:
+        """Which execution of the module at ``path`` begins."""
+        graph, count, above = self.graph, 0, ""
         graph.calls[path] = graph.calls.get(path, 0) + 1
-        above = outer.path if outer else ""
-        count = outer.counts.get(f"{path}()", 0) if outer else 0
-        if outer:
+        if outer is not None:
+            count, above = outer.counts.get(f"{path}()", 0), execution(outer.path, outer.use)
             outer.counts[f"{path}()"] = count + 1
+            graph.callers.setdefault(path, set()).add(outer.path)
         uses = graph.uses.setdefault(path, {})
-        graph.callers.setdefault(path, set()).add(above)
-        use = uses.setdefault(f"{above}:{count}", len(uses))
-        return Event(path, None, use, SLOTS[type(module)].onnx_op)
+        return uses.setdefault(f"{above}:{count}", len(uses))
 
     def leave(self, module, args, kwargs, output) -> None:
         with torch._C.DisableTorchFunction():
@@ -181,7 +248,11 @@ class _Recorder(TorchFunctionMode):
     # --- tensors ------------------------------------------------------------------------------------------------------
 
     def _origin(self, tensor: Tensor) -> tuple[Value | None, bool]:
-        return self.origins.get(id(tensor), (None, True))
+        known = self.origins.get(id(tensor))
+        if known is None and id(tensor) in self.parameters:
+            self._set(tensor, Value(None, masking=_masking(tensor), constant=True, parameter=self.parameters[id(tensor)]), True)
+            known = self.origins[id(tensor)]
+        return known or (None, True)
 
     def _set(self, tensor: Tensor, value: Value | None, direct: bool) -> None:
         self.origins[id(tensor)] = value, direct
@@ -192,16 +263,20 @@ class _Recorder(TorchFunctionMode):
         if value is None:
             value = Value(None, masking=_masking(tensor))
             self._set(tensor, value, True)
-        read = Read(event, slot, value, direct, self.parameters.get(id(tensor)), tensor.shape)
+        read = Read(event, slot, value, direct, tensor.shape)
         value.reads.append(read)
         event.reads.append(read)
+        self.reads.setdefault(tensor.untyped_storage().data_ptr(), []).append(read)
+        if event.operator is not None and POLES.get(event.operator.name) == slot:
+            value.nearest_zero = min(value.nearest_zero, _nearest_zero(tensor))
 
     def _made(self, event: Event, y) -> None:
         with torch._C.DisableTorchFunction():
             first = y[0] if isinstance(y, (tuple, list)) and y else y
             if is_quantizable(first):
-                event.output = Value(event, masking=_masking(first))
+                event.output = Value(event, masking=_masking(first), constant=event.constant)
                 self._set(first, event.output, True)
+            event.integers = isinstance(first, Tensor) and not (first.is_floating_point() or first.is_complex())
             self.graph.events.append(event)
 
 
@@ -216,7 +291,20 @@ def _mixes(func, args: tuple, kwargs: dict) -> bool:
 
 def _masking(tensor: Tensor) -> bool:
     with torch._C.DisableTorchFunction():
-        return bool((tensor.numel() > 0) and not (tensor.detach().abs() < _HUGE).all())
+        if not tensor.numel():
+            return False
+        values = tensor.detach()
+        low, high = torch.aminmax(values.abs() if values.is_complex() else values)
+        return not (low > -_HUGE and high < _HUGE)  # NaN too
+
+
+def _nearest_zero(tensor: Tensor) -> float:
+    """The smallest magnitude that is not zero, over the span of the range that would hold the tensor."""
+    with torch._C.DisableTorchFunction():
+        values = tensor.detach()
+        sizes = values[values != 0].abs()
+        span = values.amax().clamp(min=0) - values.amin().clamp(max=0) if sizes.numel() else 0
+        return float(sizes.amin() / span) if span else 1.0
 
 
 def record(model: nn.Module, sample) -> Graph:
@@ -224,8 +312,7 @@ def record(model: nn.Module, sample) -> Graph:
     recorder, hooks = _Recorder(model), []
     try:
         for path, module in model.named_modules():
-            leaf = quantized_class(type(module)) is not None
-            enter = functools.partial(recorder.enter, path, leaf)
+            enter = functools.partial(recorder.enter, path, is_leaf(module))
             hooks.append(module.register_forward_pre_hook(enter, with_kwargs=True))
             hooks.append(module.register_forward_hook(recorder.leave, with_kwargs=True))
         with without_trace(model), recorder:

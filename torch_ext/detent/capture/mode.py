@@ -5,14 +5,15 @@ from __future__ import annotations
 import copyreg
 import functools
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
-from ..nn.base import QuantizedModule, entries
+from ..nn.base import QuantizedModule, Use, entries
 from ..nn.calls import Caller, caller, pop, push
-from .functions import OPERATORS, carries_floats
+from .functions import carries_floats, find
 from .sites import CallSite
 
 __all__ = ["Capture", "Captured", "captured_class"]
@@ -20,16 +21,19 @@ __all__ = ["Capture", "Captured", "captured_class"]
 
 @dataclass
 class Capture:
-    """What a captured module knows of its call sites; ``None`` as a child's name: known, and left in float."""
+    """What a captured module knows of its call sites, ``add_0``, and for further uses of the module ``use_1.add_0``."""
 
     path: str = ""
-    names: dict[str, str | None] = field(default_factory=dict)  # call site -> child
+    names: dict[str, tuple[str, ...] | None] = field(default_factory=dict)  # call site -> child; None: left in float
     reasons: dict[str, str] = field(default_factory=dict)  # call site -> why it is float
-    reused: list[nn.Module] = field(default_factory=list)  # children that are used more than once in one call
+    uses: dict[str, int] | None = None  # where it runs more than once: "<execution of the caller>:<count>" to the use
+    reused: list[nn.Module] = field(default_factory=list)  # modules whose uses depend on how often this one calls
     late: list[str] = field(default_factory=list)  # first met after construction
+    moved: set[str] = field(default_factory=set)  # movers that a parameter is read through
+    forward: Callable | None = None  # one that was put on the instance
 
     def active(self, module: nn.Module, inside: bool) -> bool:
-        """Whether a call needs the mode: some quantizer of a call site or of a reused child is on.
+        """Whether a call needs the mode: some quantizer of a call site or of a reused module is on.
 
         A module without call sites may meet one later: it enters the mode where its caller has, and where a leaf among
         its children quantizes.
@@ -38,46 +42,81 @@ class Capture:
             if inside:
                 return True
             for child in module._modules.values():
-                if isinstance(child, QuantizedModule):
-                    for _, _, quantizer in entries(child):
-                        if getattr(quantizer, "enabled", True):
-                            return True
-        for name in self.names.values():
-            if name is not None and module._modules[name].on(module):
+                if isinstance(child, QuantizedModule) and _leaf_on(child):
+                    return True
+        if self.any_site_on(module):
+            return True
+        for other in self.reused:
+            if other._detent.any_site_on(other) if isinstance(other, Captured) else _leaf_on(other):
                 return True
-        for child in self.reused:
-            for part in (child, *child._modules.values()):
-                for _, _, quantizer in entries(part):
-                    if getattr(quantizer, "enabled", True):
-                        return True
         return False
+
+    def any_site_on(self, module: nn.Module) -> bool:
+        for child in self.names.values():
+            if child is not None and _below(module, child).on(module):
+                return True
+        return False
+
+
+def _below(module: nn.Module, path: tuple[str, ...]) -> nn.Module:
+    for name in path:
+        module = module._modules[name]
+    return module
+
+
+def _leaf_on(leaf: nn.Module) -> bool:
+    """Whether any quantizer of a leaf or of one of its further uses is on."""
+    for part in (leaf, *leaf._modules.values()):
+        for _, _, quantizer in entries(part):
+            if getattr(quantizer, "enabled", True):
+                return True
+    return False
 
 
 class Calls(Caller):
     """Entered for one call of ``owner``'s forward."""
 
-    def __init__(self, owner: nn.Module, capture: Capture):
-        super().__init__(capture.path)
+    def __init__(self, owner: nn.Module, capture: Capture, use: int | None):
+        super().__init__(capture.path, use)
         self.owner = owner
         self.capture = capture
+        self.prefix = f"use_{use}." if use else ""
         self.counts: dict[str, int] = {}
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = {} if kwargs is None else kwargs
-        operator = OPERATORS.get(func)
-        if operator is None or "out" in kwargs or not (carries_floats(args) or carries_floats(kwargs.values())):
+        operator = None if self.execution is None or kwargs.get("out") is not None else find(func)
+        if operator is None or (operator.moves and operator.name not in self.capture.moved):
+            return func(*args, **kwargs)
+        if operator.body is not None:
+            return self.composite(operator.body, args, kwargs)
+        if not (carries_floats(args) or carries_floats(kwargs.values())):
             return func(*args, **kwargs)
         name = operator.name
         count = self.counts.get(name, 0)
         self.counts[name] = count + 1
-        key = f"{name}_{count}"
+        key = f"{self.prefix}{name}_{count}"
         if key not in self.capture.names:
-            self.late(key)
+            if not operator.moves:
+                self.late(key)
             return func(*args, **kwargs)
         child = self.capture.names[key]
         if child is None:
             return func(*args, **kwargs)
-        return self.owner._modules[child].call(self.owner, func, operator, args, kwargs)
+        return _below(self.owner, child).call(self.owner, func, operator, args, kwargs)
+
+    def _copied(self) -> Calls:
+        made = super()._copied()
+        made.counts = dict(self.counts)
+        return made
+
+    def composite(self, body, args: tuple, kwargs: dict):
+        """What a function is made of, with this mode on."""
+        push(self)
+        try:
+            return body(*args, **kwargs)
+        finally:
+            pop()
 
     def late(self, name: str) -> None:
         """A call that the sample did not make: float, with one warning."""
@@ -115,19 +154,24 @@ def _captured_forward(float_forward):
     def forward(self, *args, **kwargs):
         top = caller()
         if top is None:
-            return run(self, args, kwargs, False)
+            return run(self, args, kwargs, None)
         pop()
         try:
-            return run(self, args, kwargs, True)
+            return run(self, args, kwargs, top)
         finally:
             push(top)
 
-    def run(self, args, kwargs, inside):
+    def run(self, args, kwargs, top):
         capture = self._detent
-        if not capture.active(self, inside):
-            return float_forward(self, *args, **kwargs)
-        with Calls(self, capture):
-            return float_forward(self, *args, **kwargs)
+        use = 0 if top is None or capture.uses is None else top.use(capture.path, capture.uses)
+        if capture.forward is not None:
+            call = capture.forward
+        else:
+            call, args = float_forward, (self, *args)
+        if not capture.active(self, top is not None):
+            return call(*args, **kwargs)
+        with Calls(self, capture, use):
+            return call(*args, **kwargs)
 
     return forward
 
@@ -137,7 +181,7 @@ def _users(modules: dict) -> dict:
     return {
         name: module
         for name, module in modules.items()
-        if not isinstance(module, CallSite) and name != "param_quantizers"
+        if not isinstance(module, (CallSite, Use)) and name != "param_quantizers"
     }
 
 

@@ -10,9 +10,10 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from ..nn import QuantizedModule, guard_fast_paths, quantize_module, quantized_class
+from ..nn import QuantizedModule, guard_fast_paths, is_leaf, quantize_module
 from ..nn.base import ParamQuantizers, Use, entries
 from ..quantizers import AffineQuantizer, QuantizeDequantize
+from .checkpoint import resume_recomputations
 from .graph import MOVING, Event, Graph, Read, Value
 from .mode import Capture, Captured, captured_class
 from .sites import CallSite
@@ -22,6 +23,7 @@ __all__ = ["install"]
 _WEIGHTED = (_ConvNd, nn.Linear, nn.Embedding)
 _SUPERGROUPS = {("Conv", "Relu"), ("Conv", "Clip"), ("ConvTranspose", "Relu"), ("Add", "Relu"), ("Gemm", "Relu")}
 _FOLDS = ("Conv", "ConvTranspose", "Gemm")
+_NEAR_ZERO = 1 / 16  # of the span, in the sample: other data may come closer
 
 
 def weight_shape(module: nn.Module) -> tuple[int, ...]:
@@ -32,15 +34,18 @@ def weight_shape(module: nn.Module) -> tuple[int, ...]:
     return _per_channel(module.weight.shape, 1 if isinstance(module, _ConvTransposeNd) else 0)
 
 
-def _per_channel(shape, axis: int) -> tuple[int, ...]:
+def _per_channel(shape, axis: int | None) -> tuple[int, ...]:
+    if axis is None:
+        return (1,)
     return tuple(size if dim == axis else 1 for dim, size in enumerate(shape))
 
 
 class _Decisions:
     """What the dataflow says, by :attr:`Event.key`."""
 
-    def __init__(self, graph: Graph):
+    def __init__(self, graph: Graph, output_bw: int):
         self.graph = graph
+        self.near_zero = max(_NEAR_ZERO, 1 / (2**output_bw - 1))
         self.reasons: dict[tuple, str] = {}
         inner = {event.key for event in graph.events} - {e.key for e in graph.events if not self._inside(e)}
         for event in graph.events:
@@ -50,16 +55,19 @@ class _Decisions:
             if reason is not None:
                 self.reasons.setdefault(event.key, reason)
 
-    @staticmethod
-    def _why_float(event: Event) -> str | None:
+    def _why_float(self, event: Event) -> str | None:
         if event.onnx_op in MOVING:
             return "keeps the grid of its input"
         if event.onnx_op == "Gather":
             return "on the grid of its weight"
+        if event.constant:
+            return "computed from parameters alone"
         if event.output is None:
             return "makes no tensor of floats"
         if event.output.masking:
             return "its output holds a mask's infinities"
+        if self._loses(event.output):
+            return "its output must not become zero, and some of it is near"
         return "changes a buffer or parameter" if event.on_state else None
 
     def _inside(self, event: Event) -> bool:
@@ -84,6 +92,10 @@ class _Decisions:
             return None
         return value.reads[0].event
 
+    def _loses(self, value: Value) -> bool:
+        """Whether rounding may make zeros that something divides by."""
+        return value.nearest_zero < self.near_zero
+
     def output(self, event: Event) -> bool:
         return event.key not in self.reasons
 
@@ -96,7 +108,7 @@ class _Decisions:
     def input(self, read: Read) -> bool:
         """Whether a read needs a quantizer of its own."""
         value, event = read.value, read.event
-        if event.onnx_op in MOVING or event.on_state or value.masking or self.on_grid(value):
+        if event.onnx_op in MOVING or event.on_state or value.masking or self._loses(value) or self.on_grid(value):
             return False
         producer = value.producer
         if producer is not None and self.reasons.get(producer.key) == "inside a supergroup":
@@ -108,7 +120,7 @@ class _Installer:
     def __init__(self, model: nn.Module, graph: Graph, output_bw: int, param_bw: int, learned: bool):
         self.model, self.graph = model, graph
         self.output_bw, self.param_bw, self.learned = output_bw, param_bw, learned
-        self.decisions = _Decisions(graph)
+        self.decisions = _Decisions(graph, output_bw)
         self.modules = dict(model.named_modules())
         self.shared: dict[int, QuantizeDequantize] = {}  # parameter -> its one quantizer
         first = next((t for t in (*model.parameters(), *model.buffers())), None)
@@ -133,7 +145,7 @@ class _Installer:
     def _swap(self) -> None:
         """Substitute leaves; let every other module see the functions that its forward calls."""
         for module in self.modules.values():
-            if quantized_class(type(module)) is not None:
+            if is_leaf(module):
                 quantize_module(module)
         guard_fast_paths(self.model)
         for path, module in self.modules.items():
@@ -143,16 +155,28 @@ class _Installer:
                 module.__class__ = captured_class(type(module))
             except TypeError:  # a class that cannot be derived from is left as it is
                 continue
-            module._detent = Capture(path)
+            module._detent = Capture(path, forward=module.__dict__.pop("forward", None))
         for path, uses in self.graph.uses.items():
             if len(uses) > 1:
-                leaf = self.modules[path]
-                leaf._path, leaf._uses = path, dict(uses)
-                for above in self.graph.callers[path]:
-                    if isinstance(self.modules[above], Captured):
-                        self.modules[above]._detent.reused.append(leaf)
-                for use in range(1, len(uses)):
-                    leaf.add_module(f"use_{use}", Use(leaf._slots.inputs, leaf._slots.outputs))
+                self._reused(path, uses)
+
+    def _reused(self, path: str, uses: dict[str, int]) -> None:
+        """A module that runs more than once: its callers count, and theirs while they do so too."""
+        module = self.modules[path]
+        if isinstance(module, QuantizedModule):
+            module._path, module._uses = path, dict(uses)
+            for use in range(1, len(uses)):
+                module.add_module(f"use_{use}", Use(module._slots.inputs, module._slots.outputs))
+        elif isinstance(module, Captured):
+            module._detent.uses = dict(uses)
+        waiting, told = [path], set()
+        while waiting:
+            for above in self.graph.callers[waiting.pop()] - told:
+                told.add(above)
+                if isinstance(self.modules[above], Captured):
+                    self.modules[above]._detent.reused.append(module)
+                if len(self.graph.uses[above]) > 1:
+                    waiting.append(above)
 
     # --- events -------------------------------------------------------------------------------------------------------
 
@@ -169,32 +193,54 @@ class _Installer:
         owner = self.modules[event.path]
         if not isinstance(owner, Captured):
             return
-        capture, key = owner._detent, event.site
-        site = owner._modules.get(capture.names.get(key) or "")
-        if site is None:
-            site = CallSite(event.operator.name, event.onnx_op, 0)
-        while len(site.input_quantizers) <= max((read.slot for read in event.reads), default=-1):
-            site.input_quantizers.append(None)
+        if event.constant or event.integers:
+            owner._detent.names.setdefault(event.site_name, None)
+            owner._detent.reasons[event.site_name] = self.decisions.reasons[event.key]
+            return
+        site = self._site_of(owner, event)
+        site.copied |= {read.slot for read in event.reads if read.overwritten}
         if self.decisions.output(event):
             self._activation(site.output_quantizers, 0)
         for read in event.reads:
             self._site_input(owner, event, site, read)
         reason = self.decisions.reasons.get(event.key)
         if reason is not None:
-            capture.reasons[key] = reason
-        if site.params or any(True for _ in entries(site)):
-            name = capture.names.get(key) or _free_name(owner, key)
-            owner.add_module(name, site)
-            capture.names[key] = name
-        else:
-            capture.names.setdefault(key, None)
+            owner._detent.reasons[event.site_name] = reason
+        self._keep(owner, event, site)
+
+    @staticmethod
+    def _site_of(owner: nn.Module, event: Event) -> CallSite:
+        """The call site of an event, with an entry for every slot that it reads."""
+        known = owner._detent.names.get(event.site_name)
+        site = owner.get_submodule(".".join(known)) if known else CallSite(event.operator.name, event.onnx_op, 0)
+        while len(site.input_quantizers) <= max((read.slot for read in event.reads), default=-1):
+            site.input_quantizers.append(None)
+        return site
+
+    @staticmethod
+    def _keep(owner: nn.Module, event: Event, site: CallSite) -> None:
+        """Put a call site that quantizes something under its parent, or under a further use of that."""
+        names = owner._detent.names
+        if not site.params and not any(True for _ in entries(site)):
+            names.setdefault(event.site_name, None)
+        elif names.get(event.site_name) is None:
+            use = (f"use_{event.use}",) if event.use else ()
+            holder = owner
+            for name in use:
+                if name not in owner._modules:
+                    owner.add_module(name, Use(0, 0))
+                holder = owner._modules[name]
+            name = _free_name(holder, event.site)
+            holder.add_module(name, site)
+            names[event.site_name] = (*use, name)
 
     def _site_input(self, owner: nn.Module, event: Event, site: CallSite, read: Read) -> None:
         if event.on_state:
             return
-        weight = read.slot == event.operator.weight
-        shape = _per_channel(read.shape, event.operator.channels) if weight else (1,)
-        if read.parameter is None:
+        weight, value = read.slot == event.operator.weight, read.value
+        channels = event.operator.channels if weight and value.axes_kept else None
+        if value.parameter is None:
+            shape = _per_channel(read.shape, channels)
             if weight and not self.decisions.on_grid(read.value):
                 if site.input_quantizers[read.slot] is None:
                     made = self._quantizer(shape, self.param_bw, True, self._activation_mode)
@@ -202,15 +248,30 @@ class _Installer:
             elif self.decisions.input(read):
                 self._activation(site.input_quantizers, read.slot)
             return
-        path, _, name = read.parameter.rpartition(".")
+        if value.mover is None:
+            self._site_parameter(owner, event.path, site, read.slot, value.parameter, channels)
+        elif weight or self.decisions.input(read):
+            mover, owner = value.mover, self.modules[value.mover.path]
+            if isinstance(owner, Captured):
+                site = self._site_of(owner, mover)
+                self._site_parameter(owner, mover.path, site, 0, value.parameter, channels)
+                self._keep(owner, mover, site)
+                owner._detent.moved.add(mover.operator.name)
+
+    def _site_parameter(
+        self, owner: nn.Module, owner_path: str, site: CallSite, slot: int, parameter: str, channels: int | None
+    ) -> None:
+        """A parameter that a call reads: its owner has the quantizer."""
+        path, _, name = parameter.rpartition(".")
         holder = self.modules[path]
-        if path == event.path:
-            self._parameter(path, holder, name, shape)
-            site.params[read.slot] = name
-        elif isinstance(holder, QuantizedModule) and name not in holder.param_quantizers:
+        if isinstance(holder, QuantizedModule) and name not in holder.param_quantizers:
             return
+        quantizer = self._parameter(path, holder, name, _per_channel(getattr(holder, name).shape, channels))
+        prefix = f"{owner_path}." if owner_path else ""
+        if parameter.startswith(prefix):
+            site.params[slot] = parameter[len(prefix) :]
         else:
-            site.input_quantizers[read.slot] = self._parameter(path, holder, name, shape)
+            site.input_quantizers[slot] = quantizer
 
     # --- quantizers ---------------------------------------------------------------------------------------------------
 
@@ -249,6 +310,7 @@ def _free_name(module: nn.Module, name: str) -> str:
 
 def install(model: nn.Module, graph: Graph, *, output_bw: int, param_bw: int, learned: bool) -> None:
     """Turn ``model`` into a simulation of itself, in place."""
+    resume_recomputations()
     _Installer(model, graph, output_bw, param_bw, learned).run()
     for name, module in model.named_modules():
         for slot, key, quantizer in entries(module):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from ..nn.base import ActivationQuantizers
+from ..nn.base import ActivationQuantizers, param_quantizer
 from .functions import Operator, arguments, is_quantizable, replaced
 
 __all__ = ["CallSite"]
@@ -13,9 +13,10 @@ __all__ = ["CallSite"]
 class CallSite(ActivationQuantizers):
     """Quantizers of one call of a torch function inside the forward of its parent.
 
-    ``params`` says which slots take a parameter of the parent, whose quantizer is the parent's
-    ``param_quantizers[name]``. Called as a module, which happens in code that loops over its children, it returns its
-    argument.
+    ``params`` says which slots take a parameter, by its name in the parent (``weight``, ``out_proj.weight``), whose
+    quantizer is its owner's ``param_quantizers[name]``. ``copied`` are the slots whose tensors are written over later: a
+    quantizer may save its input for the gradient, so it is given a copy. Called as a module, which happens in code that
+    loops over its children, it returns its argument.
     """
 
     def __init__(self, function: str, onnx_op: str, inputs: int, outputs: int = 1):
@@ -23,6 +24,7 @@ class CallSite(ActivationQuantizers):
         self.function = function
         self.onnx_op = onnx_op
         self.params: dict[int, str] = {}
+        self.copied: set[int] = set()
         self.input_quantizers = nn.ModuleList([None] * inputs)
         self.output_quantizers = nn.ModuleList([None] * outputs)
 
@@ -36,7 +38,7 @@ class CallSite(ActivationQuantizers):
                 if quantizer is not None and getattr(quantizer, "enabled", True):
                     return True
         for name in self.params.values():
-            quantizer = owner._modules["param_quantizers"]._modules[name]
+            quantizer = param_quantizer(owner, name)
             if quantizer is not None and getattr(quantizer, "enabled", True):
                 return True
         return False
@@ -44,7 +46,7 @@ class CallSite(ActivationQuantizers):
     def quantizer_of(self, owner: nn.Module, slot: int):
         name = self.params.get(slot)
         if name is not None:
-            return owner._modules["param_quantizers"]._modules[name]
+            return param_quantizer(owner, name)
         return self.input_quantizers._modules.get(str(slot))
 
     def call(self, owner: nn.Module, func, operator: Operator, args: tuple, kwargs: dict):
@@ -53,7 +55,7 @@ class CallSite(ActivationQuantizers):
         for slot, value in arguments(operator, args, kwargs):
             quantizer = self.quantizer_of(owner, slot)
             if quantizer is not None and is_quantizable(value):
-                new[slot] = quantizer(value)
+                new[slot] = quantizer(value.clone() if slot in self.copied else value)
         target = args[0] if args and (operator.in_place or kwargs.get("inplace") is True) else None
         if target is None:
             if new:

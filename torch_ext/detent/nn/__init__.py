@@ -5,10 +5,11 @@ The classes (``QuantizedConv2d``, ``QuantizedLinear``, ...) are generated from t
 
 from .base import QuantizedModule
 from .fast_path import GUARDED, guard_fast_paths
-from .table import CLASSES, SLOTS, Slots, quantize_module, quantized_class
+from .table import CLASSES, SLOTS, Slots, is_leaf, quantize_module, quantized_class
 
 _generated = {made.__name__: made for made in (*CLASSES.values(), *GUARDED.values())}
 globals().update(_generated)
 
-__all__ = ["CLASSES", "SLOTS", "QuantizedModule", "Slots", "guard_fast_paths", "quantize_module", "quantized_class"]
+__all__ = ["CLASSES", "SLOTS", "QuantizedModule", "Slots", "guard_fast_paths", "is_leaf", "quantize_module"]
+__all__ += ["quantized_class"]
 __all__ += list(_generated)

@@ -10,7 +10,7 @@ from ..quantizers import AffineQuantizer
 from ..quantizers.source import Source
 from .calls import Caller
 
-__all__ = ["ActivationQuantizers", "ParamQuantizers", "QuantizedModule", "Use", "entries", "holder"]
+__all__ = ["ActivationQuantizers", "ParamQuantizers", "QuantizedModule", "Use", "entries", "holder", "param_quantizer"]
 
 
 class ParamQuantizers(nn.ModuleDict):
@@ -78,12 +78,18 @@ class ActivationQuantizers(nn.Module):
 
 
 class Use(ActivationQuantizers):
-    """Quantizers of a further use of a module, as its child ``use_<j>``."""
+    """Quantizers of a further use of a module, as its child ``use_<j>``: its own, or call sites as children.
+
+    Called as a module, which happens in code that loops over its children, it returns its argument.
+    """
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
         self.input_quantizers = nn.ModuleList([None] * inputs)
         self.output_quantizers = nn.ModuleList([None] * outputs)
+
+    def forward(self, x):
+        return x
 
 
 class QuantizedModule(ActivationQuantizers):
@@ -94,7 +100,7 @@ class QuantizedModule(ActivationQuantizers):
     its float twin does, bit for bit. Tensors that are not of a float type pass unquantized.
     """
 
-    _uses: dict[str, int] | None = None  # where it is called more than once: "<caller>:<count>" to the use
+    _uses: dict[str, int] | None = None  # where it is called more than once: "<execution of the caller>:<count>" to the use
     _path = ""
 
     def __init__(self, *args, **kwargs):
@@ -111,9 +117,16 @@ class QuantizedModule(ActivationQuantizers):
         """What holds the quantizers of the use that ``top`` makes now."""
         use = top.use(self._path, self._uses)
         if use is None:
-            top.late(self._path)
             return None
         return self._modules[f"use_{use}"] if use else self
+
+
+def param_quantizer(module: nn.Module, name: str) -> nn.Module | None:
+    """The quantizer of a parameter of ``module`` or, with a dotted name, of a module below."""
+    *path, name = name.split(".")
+    for part in path:
+        module = module._modules[part]
+    return module._modules["param_quantizers"]._modules[name]
 
 
 def quantize_input(module: nn.Module | None, x, index: str = "0"):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 
 import torch
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["Caller", "caller", "leaf_forward", "pop", "push"]
+__all__ = ["Caller", "caller", "execution", "leaf_forward", "pop", "push"]
 
 _count = torch._C._len_torch_function_stack
 _at = torch._C._get_function_stack_at
@@ -15,19 +16,56 @@ push = torch._C._push_on_torch_function_stack
 pop = torch._C._pop_torch_function_stack
 
 
-class Caller(TorchFunctionMode):
-    """Entered by the module at ``path`` for one call of its forward; counts what that call has used so far."""
+def execution(path: str, use: int) -> str:
+    """What names one of the executions of a module within a pass."""
+    return f"{path}#{use}" if use else path
 
-    def __init__(self, path: str):
+
+class Caller(TorchFunctionMode):
+    """Entered by the module at ``path`` for one call of its forward; counts what that call has used so far.
+
+    ``use`` says which of its executions this is; ``None``: one that the sample did not make.
+    """
+
+    def __init__(self, path: str, use: int | None):
         super().__init__()
         self.path = path
+        self.execution = None if use is None else execution(path, use)
         self.uses: dict[str, int] = {}
 
     def use(self, name: str, uses: dict[str, int]) -> int | None:
         """Which use of the module called ``name`` comes now; ``None``: one that is not in ``uses``."""
+        if self.execution is None:
+            return None
         count = self.uses.get(name, 0)
         self.uses[name] = count + 1
-        return uses.get(f"{self.path}:{count}")
+        use = uses.get(f"{self.execution}:{count}")
+        if use is None:
+            self.late(name)
+        return use
+
+    def resumed(self, function):
+        """``function``, to be run again later: inside this call, which has then used what it has used now."""
+        then = self._copied()
+
+        @functools.wraps(function)
+        def again(*args, **kwargs):
+            push(then._copied())
+            try:
+                return function(*args, **kwargs)
+            finally:
+                pop()
+
+        return again
+
+    def _copied(self) -> Caller:
+        made = copy.copy(self)
+        made.uses = dict(self.uses)
+        return made
+
+    def late(self, name: str) -> None:
+        """Note something that the sample did not call."""
+        raise NotImplementedError
 
 
 def caller() -> Caller | None:

@@ -11,7 +11,7 @@ from . import forwards
 from .base import QuantizedModule
 from .calls import leaf_forward
 
-__all__ = ["CLASSES", "SLOTS", "Slots", "quantize_module", "quantized_class"]
+__all__ = ["CLASSES", "SLOTS", "Slots", "is_leaf", "quantize_module", "quantized_class"]
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,11 @@ CLASSES: dict[type, type] = {cls: _generated(cls, slots, build) for cls, (slots,
 def quantized_class(float_class: type) -> type | None:
     """The quantized twin of exactly this class; ``None`` where there is none."""
     return CLASSES.get(float_class)
+
+
+def is_leaf(module: nn.Module) -> bool:
+    """Whether a module becomes its quantized twin: it is of exactly such a class, with the forward of that class."""
+    return quantized_class(type(module)) is not None and "forward" not in module.__dict__
 
 
 def quantize_module(module: nn.Module) -> QuantizedModule:

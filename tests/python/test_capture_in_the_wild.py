@@ -1,0 +1,159 @@
+"""Capture: what models of other libraries do, each thing in a model of a few lines."""
+
+import copy
+import functools
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from test_capture import calibrated, module_of, names
+from torch import nn
+
+from detent.quantsim import quantization_disabled
+
+LEARNED = "training_range_learning_with_tf_init"
+
+
+@pytest.fixture
+def x():
+    torch.manual_seed(0)
+    return torch.randn(4, 3, 8, 8)
+
+
+def train(sim, *data):
+    """One backward pass; the gradient of every range that a sample reaches."""
+    sim.model(*data).square().sum().backward()
+    return [name for name, p in sim.model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+
+
+class Standardized(nn.Conv2d):
+    def forward(self, x):
+        weight = F.batch_norm(self.weight.reshape(1, len(self.weight), -1), None, None, training=True)
+        return self._conv_forward(x, weight.reshape_as(self.weight) * 0.1, self.bias)
+
+
+@pytest.mark.parametrize("conv", [Standardized(3, 6, 3), nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 6, 3))])
+def test_a_weight_computed_from_parameters_is_quantized_where_it_is_used(conv, x):
+    sim = calibrated(nn.Sequential(conv), x, scheme=LEARNED)
+    inside = [name for name in names(sim) if "input_quantizers.0" not in name and "output" not in name]
+    assert inside == ["0.conv2d_0.input_quantizers.1"]
+    quantizer = sim.model.get_submodule(inside[0])
+    assert quantizer.symmetric and quantizer.shape == (6, 1, 1, 1)
+    assert not train(sim, x)
+    with quantization_disabled(sim.model):
+        assert torch.equal(sim.model(x), conv(x))
+
+
+def test_what_is_computed_from_buffers_is_quantized_once(x):
+    def forward(self, x):
+        scale = self.layers[0].weight * (self.layers[0].running_var + 1e-5).rsqrt()
+        return x * scale.view(1, -1, 1, 1)
+
+    sim = calibrated(module_of(forward, nn.BatchNorm2d(3)), x)
+    expected = ["mul_1.input_quantizers.0", "mul_1.input_quantizers.1", "mul_1.output_quantizers.0"]
+    assert sorted(names(sim)) == expected and "computed from parameters alone" in str(sim)
+
+
+def test_what_a_quantizer_reads_may_be_written_over(x):
+    def slices(self, x):
+        held = torch.zeros_like(x)
+        held[:, :1] = x[:, :1]
+        doubled = held * 2
+        held[:, 1:] = doubled[:, :2]
+        return self.layers[0](held)
+
+    def positions(self, x):
+        bias = torch.repeat_interleave(self.layers[0].bias, 8).reshape(3, 8)
+        bias.add_(x[0, :, 0])
+        return self.layers[0](x) + bias[:, :, None]
+
+    for forward in (slices, positions):
+        sim = calibrated(module_of(forward, nn.Conv2d(3, 3, 1)), x, scheme=LEARNED)
+        assert not train(sim, x)
+
+
+def test_counts_are_not_rounded(x):
+    def forward(self, x):
+        counts = torch.histc(x, bins=64, min=-4, max=4)
+        ends = torch.cumsum(counts, 0, dtype=torch.int32)
+        return self.layers[0](x), ends
+
+    net = module_of(forward, nn.Conv2d(3, 3, 1))
+    sim = calibrated(net, x, scheme=LEARNED)
+    assert torch.equal(sim.model(x)[1], net(x)[1]) and "histc" not in str(sim)
+
+
+def test_a_divisor_near_zero_passes_in_float(x):
+    def attention(self, x):
+        x = self.relu(x)
+        weights = x.flatten(2).transpose(1, 2) @ x.flatten(2) / 1e3
+        return weights / (weights.sum(-1, keepdim=True) + 1e-6)
+
+    sim = calibrated(module_of(attention), x, scheme=LEARNED)
+    sim.model.eval()
+    dark = x.clone()
+    dark[0, :, :4] = -1.0  # rows of zeros, which a rounded divisor divides by zero
+    assert not train(sim, dark) and sim.model(dark).isfinite().all()
+    assert "must not become zero" in str(sim)
+
+    def even(self, x):
+        return x / (x.abs().mean(1, keepdim=True) + 3)
+
+    assert "must not become zero" not in str(calibrated(module_of(even), x))
+
+
+class Chooses(nn.Module):
+    """Puts one of its forwards on the instance."""
+
+    def __init__(self, which):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+        self.forward = self.doubled if which else self.tripled
+
+    def doubled(self, x):
+        return F.relu(self.conv(x) * 2)
+
+    def tripled(self, x):
+        return F.relu(self.conv(x) * 3)
+
+
+def test_a_forward_on_the_instance(x):
+    net = nn.Sequential(Chooses(True), Chooses(False))
+    sim = calibrated(net, x)
+    assert "0.mul_0.output_quantizers.0" in names(sim) and "1.relu_0.output_quantizers.0" in names(sim)
+    for made in (copy.deepcopy(sim.model), pickle.loads(pickle.dumps(sim.model))):
+        assert torch.equal(made(x), sim.model(x))
+        made[0].conv.weight.data.zero_()
+        assert not torch.equal(made(x), sim.model(x))
+    with quantization_disabled(sim.model):
+        assert torch.equal(sim.model(x), net(x))
+
+
+def test_a_leaf_with_a_forward_of_its_own(x):
+    def wrapped(module, x):
+        return module.before(x) + 1
+
+    conv = nn.Conv2d(3, 3, 1)
+    conv.before = conv.forward
+    conv.forward = functools.partial(wrapped, conv)
+    sim = calibrated(nn.Sequential(conv), x, scheme=LEARNED)
+    assert {"0.add_0.output_quantizers.0", "0.param_quantizers.weight"} <= set(names(sim)) and not train(sim, x)
+
+
+def test_transforms_are_quantized_before_and_after(x):
+    def forward(self, x):
+        return self.layers[0](torch.fft.irfft(torch.fft.rfft(x) * 2, n=8))
+
+    sim = calibrated(module_of(forward, nn.Conv2d(3, 3, 1)), x, scheme=LEARNED)
+    assert {"rfft_0.input_quantizers.0", "layers.0.input_quantizers.0"} <= set(names(sim)) and not train(sim, x)
+
+
+def test_functions_that_only_take_the_shape_are_no_holes(x):
+    def forward(self, x):
+        mask = x.new_zeros(x.shape) + torch.ones_like(x).tril()
+        padded, index = F.pad(x * mask, (1, 1), value=0.5), torch.tensor([0])
+        return self.layers[0](F.normalize(padded)).index_add(1, index, x[:, :1, :, :1].expand(-1, -1, -1, 10))
+
+    text = str(calibrated(module_of(forward, nn.Conv2d(3, 3, 1)), x))
+    assert "not an operator that is known" not in text and "normalize_0" in text and "index_add_0" in text

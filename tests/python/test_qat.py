@@ -16,6 +16,7 @@ from torch import nn
 import oracle
 from detent import QuantizationSimModel, qat
 from detent.export.freeze import freeze
+from detent.observers import MinMaxObserver
 from detent.quantizers import QuantizeDequantize
 
 MODES = ("dynamic", "learned", "lsq")
@@ -217,6 +218,7 @@ def test_lsq_starts_where_the_papers_do():
 @pytest.mark.parametrize(
     "shape, block_size, grid",
     [((), None, (0, 15, False)), ((4, 1), None, (-8, 7, True)), ((4, 3), (1, 2), (-8, 7, True))],
+    ids=["tensor", "channel", "block"],
 )
 def test_lsq_observer_sees_what_all_batches_hold(shape, block_size, grid):
     x = torch.randn(4, 6, dtype=torch.float64)
@@ -234,8 +236,16 @@ def test_lsq_observer_sees_what_all_batches_hold(shape, block_size, grid):
         size = torch.where(size.isfinite(), size.abs(), math.nan).nanmean(-1).reshape(whole.shape)
         if initialization == "lsq" and grid[2]:
             torch.testing.assert_close(whole.range(*grid)[1] / 7, 2 * size / math.sqrt(7))
+    with pytest.raises(ValueError, match="expected an LsqObserver"):
+        whole.merge(MinMaxObserver(shape, block_size))
     whole.reset()
     assert not whole.seen and not whole._moments
+
+
+def test_lsq_observer_of_a_scalar():
+    observer = qat.LsqObserver(())
+    observer.update(torch.tensor(3.0))
+    assert observer.range(-8, 7, True)[1].item() == pytest.approx(6 * math.sqrt(7))
 
 
 def test_lsq_of_a_calibrated_sim_keeps_its_bits():

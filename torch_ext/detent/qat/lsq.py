@@ -91,7 +91,7 @@ class LsqObserver(MinMaxObserver):
         _check("LsqObserver", initialization)
         super().__init__(shape, block_size)
         self.initialization = initialization
-        self._moments: dict[torch.device, Tensor] = {}
+        self._moments: dict[torch.device, Tensor] = {}  # replaced, never changed: a copy that is made may share it
 
     def update(self, x: Tensor) -> None:
         super().update(x)
@@ -101,7 +101,7 @@ class LsqObserver(MinMaxObserver):
 
     def _add(self, device: torch.device, moments: Tensor) -> None:
         held = self._moments.get(device)
-        self._moments[device] = moments.clone() if held is None else held + moments
+        self._moments = {**self._moments, device: moments if held is None else held + moments}
 
     def _moments_of(self, x: Tensor) -> Tensor:
         """Number, sum of |x|, of x and of x**2 in every group: float64, (4, *shape)."""
@@ -113,19 +113,21 @@ class LsqObserver(MinMaxObserver):
             blocks = [1 if dim - x.dim() == layout.axis else -1 for dim in range(x.dim())]
         blocks = [size if block == -1 else block for size, block in zip(x.shape, blocks)]
         split = [part for size, block in zip(x.shape, blocks) for part in (size // block, block)]
-        inner = tuple(range(2, len(split) + 1, 2))
-        stacked = torch.stack([counts.double(), x.abs(), x, x.square()]).reshape(4, *split)
-        return (stacked.sum(inner) if inner else stacked).reshape(4, *self.shape)
+        inner = tuple(range(1, len(split), 2))
+        terms = (counts.double, x.abs, lambda: x, x.square)  # one at a time: x may be large
+        return torch.stack([term().reshape(split).sum(inner) for term in terms]).reshape(4, *self.shape)
 
     def merge(self, other: MinMaxObserver) -> None:
-        """As :meth:`MinMaxObserver.merge`; ``other`` is of this class."""
+        """As :meth:`MinMaxObserver.merge`; ``other`` is of this class, or it is a ValueError."""
+        if not isinstance(other, LsqObserver):
+            raise ValueError(f"merge: the other observer is a {type(other).__name__}, expected an LsqObserver.")
         super().merge(other)
         for device, moments in other._moments.items():
             self._add(device, moments)
 
     def reset(self) -> None:
         super().reset()
-        self._moments.clear()
+        self._moments = {}
 
     def range(self, qmin: int, qmax: int, symmetric: bool, zero_point: int | None = None) -> tuple[Tensor, Tensor]:
         low, high = super().range(qmin, qmax, symmetric, zero_point)

@@ -350,6 +350,7 @@ def test_ranges_stay_valid(mode, optimizer, rate):
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_a_collapsed_range_recovers(parametrization, symmetric):
     quantizer = QuantizeDequantize((), 4, symmetric, parametrization=parametrization)
+    quantizer.set_range(-1.0, 1.0)
     with torch.no_grad():
         for parameter in quantizer.parameters():
             parameter.zero_()

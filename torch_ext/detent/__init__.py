@@ -18,7 +18,7 @@ if _library.status["detent_autograd"]:
 
     _autograd.register()
 
-from . import analysis, compat, config, functional, observers, ptq, quantizers  # noqa: E402
+from . import analysis, compat, config, functional, observers, ptq, qat, quantizers  # noqa: E402
 from ._library import build_info  # noqa: E402
 from .calibration import compute_encodings  # noqa: E402
 from .config import Config  # noqa: E402
@@ -47,6 +47,7 @@ __all__ = [
     "load_encodings_to_sim",
     "observers",
     "ptq",
+    "qat",
     "quantization_disabled",
     "quantizers",
     "save_checkpoint",

@@ -9,6 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ._report import report
@@ -44,7 +45,8 @@ class QuantizationSimModel:
         config_file: ``None``, the only value supported.
         default_data_type: ``QuantizationDataType.int``, the only value supported.
     Raises:
-        ValueError: An argument is out of its range. NotImplementedError: it names something unsupported.
+        ValueError: An argument is out of its range, or the model is scripted.
+        NotImplementedError: An argument names something unsupported.
         RuntimeError: The model is quantized already.
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -68,6 +70,11 @@ class QuantizationSimModel:
     ):
         self.quant_scheme = _checked_scheme(quant_scheme)
         _check_options(rounding_mode, default_output_bw, default_param_bw, config_file, default_data_type)
+        if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
+            raise ValueError(
+                f"QuantizationSimModel: model is a {type(model).__name__}, expected a torch.nn.Module that runs in "
+                "Python. Build the sim from the original model; export() can trace it."
+            )
         for name, module in model.named_modules():
             if isinstance(module, (QuantizedModule, AffineQuantizer)):
                 raise RuntimeError(

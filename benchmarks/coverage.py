@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 import zoo
-from checks import check
+from coverage_checks import check
 from harness import environment
 from zoo.case import LIBRARIES
 

@@ -110,7 +110,8 @@ class Data:
 
     def group(self, kind: str, unit: str, moves: float) -> Group:
         x = self.x
-        calls = {"x.clone()": x.clone, "torch.add(g, x)": lambda: torch.add(x, x), "g.clone()": x.clone}
+        grad = torch.randn_like(x) if unit == "torch.add(g, x)" else None  # a tensor of its own: its bytes count
+        calls = {"x.clone()": x.clone, "torch.add(g, x)": lambda: torch.add(grad, x), "g.clone()": x.clone}
         group = Group(kind, self.granularity, x.dtype, tuple(x.shape), unit, moves, {"unit": calls[unit]})
         if x.is_cuda:
             target = torch.empty_like(x)

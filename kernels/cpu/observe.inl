@@ -21,16 +21,34 @@ typedef struct JOB {
     real momentum;
 } JOB;
 
+/* What n elements add to as many columns. Two loops: in one, the compiler branches on what does not count. */
+static inline __attribute__((always_inline)) void DETENT_REAL(add)(const real *restrict x, size_t n, real limit,
+                                                                   real *restrict min, real *restrict max,
+                                                                   int32_t *restrict ignored)
+{
+    real low[DETENT_LANES], high[DETENT_LANES];
+#pragma GCC unroll 1 /* unrolled, it is no longer vectorized */
+    for (size_t i = 0; i < n; ++i) {
+        const int counts = DETENT_REAL(detent_observe_counts)(x[i], limit);
+        low[i] = counts ? x[i] : (real)INFINITY;
+        high[i] = counts ? x[i] : -(real)INFINITY;
+        ignored[i] += !counts;
+    }
+#pragma GCC unroll 1
+    for (size_t i = 0; i < n; ++i) {
+        min[i] = DETENT_REAL(detent_smaller)(min[i], low[i]);
+        max[i] = DETENT_REAL(detent_larger)(max[i], high[i]);
+    }
+}
+
 /* Each column's own minimum, maximum and count; a block seen as one row. */
 DETENT_CLONES static void DETENT_REAL(add_row)(const real *restrict x, size_t n, real limit, real *restrict min,
                                                real *restrict max, int32_t *restrict ignored)
 {
-    for (size_t i = 0; i < n; ++i) {
-        const int counts = DETENT_REAL(detent_observe_counts)(x[i], limit);
-        min[i] = DETENT_REAL(detent_smaller)(min[i], counts ? x[i] : (real)INFINITY);
-        max[i] = DETENT_REAL(detent_larger)(max[i], counts ? x[i] : -(real)INFINITY);
-        ignored[i] += !counts;
-    }
+    size_t i = 0;
+    for (; i + DETENT_LANES <= n; i += DETENT_LANES)
+        DETENT_REAL(add)(x + i, DETENT_LANES, limit, min + i, max + i, ignored + i);
+    DETENT_REAL(add)(x + i, n - i, limit, min + i, max + i, ignored + i);
 }
 
 static STATISTICS DETENT_REAL(nothing_seen)(void)
@@ -45,92 +63,82 @@ static void DETENT_REAL(join)(STATISTICS *into, real min, real max, int64_t igno
     into->ignored += ignored;
 }
 
-/* Columns of one tile: of a narrow tile all its groups, of a wide one the elements of a block of one group. */
+/* Minimum, maximum and count of rows of n elements: sixteen lanes, then a tree. */
+DETENT_CLONES static void DETENT_REAL(observe_rows)(const real *restrict x, size_t rows, size_t n, real limit,
+                                                    real *restrict min, real *restrict max, int32_t *restrict ignored)
+{
+    for (size_t row = 0; row < rows; ++row, x += n) {
+        real least[DETENT_LANES], most[DETENT_LANES];
+        int32_t count[DETENT_LANES];
+        for (size_t lane = 0; lane < DETENT_LANES; ++lane) {
+            least[lane] = (real)INFINITY;
+            most[lane] = -(real)INFINITY;
+            count[lane] = 0;
+        }
+        size_t i = 0;
+        for (; i + DETENT_LANES <= n; i += DETENT_LANES)
+            DETENT_REAL(add)(x + i, DETENT_LANES, limit, least, most, count);
+        DETENT_REAL(add)(x + i, n - i, limit, least, most, count);
+        for (size_t half = DETENT_LANES / 2; half > 0; half /= 2)
+#pragma GCC unroll 1
+            for (size_t lane = 0; lane < half; ++lane) {
+                least[lane] = DETENT_REAL(detent_smaller)(least[lane], least[lane + half]);
+                most[lane] = DETENT_REAL(detent_larger)(most[lane], most[lane + half]);
+                count[lane] += count[lane + half];
+            }
+        min[row] = least[0];
+        max[row] = most[0];
+        ignored[row] = count[0];
+    }
+}
+
+/* Of a narrow tile, what its columns saw; of a wide one, what the rows of a block did. */
 typedef struct DETENT_REAL(columns) {
     real min[DETENT_BLOCK], max[DETENT_BLOCK];
     int32_t ignored[DETENT_BLOCK];
 } DETENT_REAL(columns);
 
-static void DETENT_REAL(clear)(DETENT_REAL(columns) * columns, size_t n)
-{
-    for (size_t i = 0; i < n; ++i) {
-        columns->min[i] = (real)INFINITY;
-        columns->max[i] = -(real)INFINITY;
-        columns->ignored[i] = 0;
-    }
-}
-
-/* Sixteen lanes, then a tree. */
-DETENT_CLONES static void DETENT_REAL(join_columns)(STATISTICS *into, const DETENT_REAL(columns) * columns,
-                                                    size_t begin, size_t end)
-{
-    real min[16], max[16];
-    int32_t ignored[16];
-    size_t i = begin;
-    for (size_t lane = 0; lane < 16; ++lane) {
-        min[lane] = (real)INFINITY;
-        max[lane] = -(real)INFINITY;
-        ignored[lane] = 0;
-    }
-    for (; i + 16 <= end; i += 16)
-        for (size_t lane = 0; lane < 16; ++lane) {
-            min[lane] = DETENT_REAL(detent_smaller)(min[lane], columns->min[i + lane]);
-            max[lane] = DETENT_REAL(detent_larger)(max[lane], columns->max[i + lane]);
-            ignored[lane] += columns->ignored[i + lane];
-        }
-    for (; i < end; ++i) DETENT_REAL(join)(into, columns->min[i], columns->max[i], columns->ignored[i]);
-    for (size_t half = 8; half > 0; half /= 2)
-        for (size_t lane = 0; lane < half; ++lane) {
-            min[lane] = DETENT_REAL(detent_smaller)(min[lane], min[lane + half]);
-            max[lane] = DETENT_REAL(detent_larger)(max[lane], max[lane + half]);
-            ignored[lane] += ignored[lane + half];
-        }
-    DETENT_REAL(join)(into, min[0], max[0], ignored[0]);
-}
-
-/* Lanes of a wide group: short enough that folding them is cheap, long enough to vectorize. */
-enum { DETENT_REAL(LANES) = 64 };
-
-static void DETENT_REAL(observe_tile)(const JOB *job, const detent_tile *tile, int narrow)
+static void DETENT_REAL(observe_narrow)(const JOB *job, const detent_tile *tile, STATISTICS *row)
 {
     const detent_shape3 shape = job->shape;
-    const real limit = (real)limit_of(job->dtype);
-    STATISTICS *row = job->partials + tile->partial * shape.groups;
+    const size_t n = (tile->group_end - tile->group_begin) * shape.inner;
     DETENT_REAL(columns) columns;
     real buffer[DETENT_BLOCK];
-
-    if (narrow) {
-        const size_t n = (tile->group_end - tile->group_begin) * shape.inner;
-        DETENT_REAL(clear)(&columns, n);
-        for (size_t outer = tile->outer_begin; outer < tile->outer_end; ++outer) {
-            const size_t at = (outer * shape.groups + tile->group_begin) * shape.inner;
-            DETENT_REAL(add_row)
-            (DETENT_REAL(detent_read)(job->x, job->dtype, at, n, buffer), n, limit, columns.min, columns.max,
-             columns.ignored);
-        }
-        for (size_t group = tile->group_begin; group < tile->group_end; ++group) {
-            const size_t first = (group - tile->group_begin) * shape.inner;
-            row[group] = DETENT_REAL(nothing_seen)();
-            DETENT_REAL(join_columns)(&row[group], &columns, first, first + shape.inner);
-        }
-        return;
+    for (size_t i = 0; i < n; ++i) {
+        columns.min[i] = (real)INFINITY;
+        columns.max[i] = -(real)INFINITY;
+        columns.ignored[i] = 0;
     }
-    for (size_t group = tile->group_begin; group < tile->group_end; ++group) {
-        DETENT_REAL(clear)(&columns, DETENT_REAL(LANES));
-        for (size_t outer = tile->outer_begin; outer < tile->outer_end; ++outer) {
-            const size_t base = (outer * shape.groups + group) * shape.inner;
+    for (size_t outer = tile->outer_begin; outer < tile->outer_end; ++outer) {
+        const size_t at = (outer * shape.groups + tile->group_begin) * shape.inner;
+        DETENT_REAL(add_row)
+        (DETENT_REAL(detent_read)(job->x, job->dtype, at, n, buffer), n, (real)limit_of(job->dtype), columns.min,
+         columns.max, columns.ignored);
+    }
+    for (size_t i = 0; i < n; ++i)
+        DETENT_REAL(join)
+        (&row[tile->group_begin + i / shape.inner], columns.min[i], columns.max[i], columns.ignored[i]);
+}
+
+static void DETENT_REAL(observe_wide)(const JOB *job, const detent_tile *tile, STATISTICS *row)
+{
+    const detent_shape3 shape = job->shape;
+    const size_t most_rows = detent_max_size(1, DETENT_BLOCK / shape.inner);
+    DETENT_REAL(columns) seen;
+    real buffer[DETENT_BLOCK];
+    for (size_t outer = tile->outer_begin; outer < tile->outer_end; ++outer)
+        for (size_t group = tile->group_begin; group < tile->group_end; group += most_rows) {
+            const size_t rows = detent_min_size(most_rows, tile->group_end - group);
             for (size_t inner = tile->inner_begin; inner < tile->inner_end; inner += DETENT_BLOCK) {
-                const size_t n = detent_min_size(DETENT_BLOCK, tile->inner_end - inner);
-                const real *x = DETENT_REAL(detent_read)(job->x, job->dtype, base + inner, n, buffer);
-                for (size_t done = 0; done < n; done += DETENT_REAL(LANES))
-                    DETENT_REAL(add_row)
-                    (x + done, detent_min_size(DETENT_REAL(LANES), n - done), limit, columns.min, columns.max,
-                     columns.ignored);
+                const size_t run = detent_min_size(DETENT_BLOCK, tile->inner_end - inner);
+                const real *x = DETENT_REAL(detent_read)(
+                    job->x, job->dtype, (outer * shape.groups + group) * shape.inner + inner, rows * run, buffer);
+                DETENT_REAL(observe_rows)
+                (x, rows, run, (real)limit_of(job->dtype), seen.min, seen.max, seen.ignored);
+                for (size_t i = 0; i < rows; ++i)
+                    DETENT_REAL(join)(&row[group + i], seen.min[i], seen.max[i], seen.ignored[i]);
             }
         }
-        row[group] = DETENT_REAL(nothing_seen)();
-        DETENT_REAL(join_columns)(&row[group], &columns, 0, DETENT_REAL(LANES));
-    }
 }
 
 static void DETENT_REAL(observe_tiles)(int64_t begin, int64_t end, void *context)
@@ -139,7 +147,9 @@ static void DETENT_REAL(observe_tiles)(int64_t begin, int64_t end, void *context
     const detent_tiles tiles = detent_tiles_of(job->shape);
     for (int64_t index = begin; index < end; ++index) {
         const detent_tile tile = detent_tile_at(&tiles, job->shape, (size_t)index);
-        DETENT_REAL(observe_tile)(job, &tile, tiles.narrow);
+        STATISTICS *row = job->partials + tile.partial * job->shape.groups;
+        for (size_t group = tile.group_begin; group < tile.group_end; ++group) row[group] = DETENT_REAL(nothing_seen)();
+        (tiles.narrow ? DETENT_REAL(observe_narrow) : DETENT_REAL(observe_wide))(job, &tile, row);
     }
 }
 

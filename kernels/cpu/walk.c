@@ -9,11 +9,14 @@
 /* Elements a tile should hold: enough to pay for its start, few enough that two cores share a layer evenly. */
 enum { TILE = 16384 };
 
+/* Groups of sixteen or more that a block may hold. */
+enum { ROWS = DETENT_BLOCK / DETENT_LANES };
+
 detent_tiles detent_tiles_of(detent_shape3 shape)
 {
     detent_tiles tiles = {0};
     if (shape.outer == 0 || shape.groups == 0 || shape.inner == 0) return tiles;
-    tiles.narrow = shape.inner < DETENT_NARROW;
+    tiles.narrow = shape.inner < DETENT_LANES;
     const size_t wanted = tiles.narrow ? DETENT_BLOCK : TILE;
     tiles.inner_step = detent_min_size(shape.inner, wanted);
     tiles.group_step = shape.inner > wanted ? 1 : detent_min_size(shape.groups, wanted / tiles.inner_step);

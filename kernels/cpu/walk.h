@@ -4,18 +4,15 @@
  * reduce  one output per input and two sums per group: tiles of whole groups, each tile leaving partial sums at a place
  *         that depends on the shape alone, added up in order afterwards; so threads cannot change a bit
  *
- * Families bring the loops over a run of elements: `uniform` where one scale serves the run, `varying` where each
- * element has its own (short groups, whose encodings are laid out side by side first). */
+ * Families bring the loops (loops.h): `rows` over whole groups or a piece of one, `varying` where each element has its
+ * own scale (groups shorter than sixteen, whose encodings are laid out side by side first). */
 #ifndef DETENT_CPU_WALK_H
 #define DETENT_CPU_WALK_H
 
-#include "block.h"
+#include "loops.h"
 
-/* Groups shorter than this are laid out side by side. */
-enum { DETENT_NARROW = 128 };
-
-/* The tiles of a reduction. Steps are the extent of one tile, counts how many there are; with `narrow` a tile's
- * group_step * inner columns fit one block. */
+/* The tiles of a reduction. Steps are the extent of one tile, counts how many there are; with `narrow`, for groups
+ * shorter than sixteen, a tile's group_step * inner columns fit one block. */
 typedef struct detent_tiles {
     size_t outer_step, group_step, inner_step;
     size_t outer_count, group_count, inner_count;
@@ -42,13 +39,15 @@ static inline size_t detent_partial_rows(const detent_tiles *tiles)
 detent_status detent_reduce_workspace(detent_shape3 shape, size_t *bytes);
 
 #define DETENT_DECLARE_WALK(SUFFIX, REAL)                                                                              \
-    typedef void (*detent_map_loop_##SUFFIX)(const REAL *x, REAL *y, size_t n, const REAL *scale,                      \
-                                             const REAL *zero_point, REAL qmin, REAL qmax);                            \
-    typedef void (*detent_mask_loop_##SUFFIX)(const REAL *x, uint8_t *inside, size_t n, const REAL *scale,             \
-                                              const REAL *zero_point, REAL qmin, REAL qmax);                           \
     typedef struct detent_map_##SUFFIX {                                                                               \
-        detent_map_loop_##SUFFIX uniform, varying;                                                                     \
-        detent_mask_loop_##SUFFIX mask_uniform, mask_varying;                                                          \
+        void (*rows)(const REAL *x, REAL *y, size_t rows, size_t n, const REAL *scale, const REAL *zero_point,         \
+                     REAL qmin, REAL qmax);                                                                            \
+        void (*varying)(const REAL *x, REAL *y, size_t n, const REAL *scale, const REAL *zero_point, REAL qmin,        \
+                        REAL qmax);                                                                                    \
+        void (*mask_rows)(const REAL *x, uint8_t *inside, size_t rows, size_t n, const REAL *scale,                    \
+                          const REAL *zero_point, REAL qmin, REAL qmax);                                               \
+        void (*mask_varying)(const REAL *x, uint8_t *inside, size_t n, const REAL *scale, const REAL *zero_point,      \
+                             REAL qmin, REAL qmax);                                                                    \
         const void *x;                                                                                                 \
         void *y;                                                                                                       \
         uint8_t *mask;                                                                                                 \
@@ -58,12 +57,13 @@ detent_status detent_reduce_workspace(detent_shape3 shape, size_t *bytes);
     } detent_map_##SUFFIX;                                                                                             \
     void detent_map_run_##SUFFIX(const detent_map_##SUFFIX *map, detent_parallel_for parallel);                        \
                                                                                                                        \
-    /* Writes grad_x and the terms of both sums, those of the second only where second is not NULL. */                 \
-    typedef void (*detent_terms_loop_##SUFFIX)(const REAL *grad_y, const REAL *x, REAL *grad_x, REAL *first,           \
-                                               REAL *second, size_t n, const REAL *scale, const REAL *zero_point,      \
-                                               REAL qmin, REAL qmax);                                                  \
+    /* Both store grad_x; `rows` the sums of each row, `varying` the terms of both sums. Where second is NULL there is \
+     * one sum. */                                                                                                     \
     typedef struct detent_reduce_##SUFFIX {                                                                            \
-        detent_terms_loop_##SUFFIX uniform, varying;                                                                   \
+        void (*rows)(const REAL *grad_y, const REAL *x, REAL *grad_x, REAL *first, REAL *second, size_t rows,          \
+                     size_t n, const REAL *scale, const REAL *zero_point, REAL qmin, REAL qmax);                       \
+        void (*varying)(const REAL *grad_y, const REAL *x, REAL *grad_x, REAL *first, REAL *second, size_t n,          \
+                        const REAL *scale, const REAL *zero_point, REAL qmin, REAL qmax);                              \
         const void *grad_y, *x;                                                                                        \
         void *grad_x;                                                                                                  \
         REAL *grad_first, *grad_second;                                                                                \

@@ -3,38 +3,14 @@
 #define MAP DETENT_REAL(detent_map)
 #define REDUCE DETENT_REAL(detent_reduce)
 
-/* Scale and zero point of a group, whichever way the encoding is held; the last one derived is kept. */
+/* Scale and zero point of the groups of one call, whichever way the encoding is held; the last ones derived are kept.
+ */
 typedef struct ENCODING_READER {
     const detent_encoding *encoding;
     DETENT_REAL(detent_real_grid) grid;
-    size_t group;
-    real scale, zero_point;
+    size_t first, count;
+    real scale[ROWS], zero_point[ROWS];
 } ENCODING_READER;
-
-static ENCODING_READER DETENT_REAL(reader_of)(const detent_encoding *encoding)
-{
-    return (ENCODING_READER){
-        .encoding = encoding,
-        .grid = {(real)encoding->grid.qmin, (real)encoding->grid.qmax, (real)encoding->centre, encoding->symmetric},
-        .group = SIZE_MAX,
-    };
-}
-
-static inline void DETENT_REAL(read_group)(ENCODING_READER *reader, size_t group)
-{
-    const detent_encoding *encoding = reader->encoding;
-    if (group == reader->group) return;
-    reader->group = group;
-    if (encoding->scale != NULL) {
-        const real *zero_point = encoding->zero_point;
-        reader->scale = ((const real *)encoding->scale)[group];
-        reader->zero_point = zero_point != NULL ? DETENT_RINT(zero_point[group]) : 0;
-    } else {
-        const real min = ((const real *)encoding->min)[group], max = ((const real *)encoding->max)[group];
-        reader->scale = DETENT_REAL(detent_scale_of_range)(min, max, reader->grid);
-        reader->zero_point = DETENT_REAL(detent_zero_point_of_range)(min, reader->scale, reader->grid);
-    }
-}
 
 /* Scale and zero point of n groups in a row. */
 DETENT_CLONES static void DETENT_REAL(read_groups)(const detent_encoding *encoding, DETENT_REAL(detent_real_grid) grid,
@@ -53,6 +29,22 @@ DETENT_CLONES static void DETENT_REAL(read_groups)(const detent_encoding *encodi
             zero_point[i] = DETENT_REAL(detent_zero_point_of_range)(min[i], scale[i], grid);
         }
     }
+}
+
+static void DETENT_REAL(start_reader)(ENCODING_READER *reader, const detent_encoding *encoding)
+{
+    reader->encoding = encoding;
+    reader->grid = (DETENT_REAL(detent_real_grid)){(real)encoding->grid.qmin, (real)encoding->grid.qmax,
+                                                   (real)encoding->centre, encoding->symmetric};
+    reader->first = reader->count = 0;
+}
+
+static inline void DETENT_REAL(read_rows)(ENCODING_READER *reader, size_t first, size_t count)
+{
+    if (first == reader->first && count == reader->count) return;
+    reader->first = first;
+    reader->count = count;
+    DETENT_REAL(read_groups)(reader->encoding, reader->grid, first, count, reader->scale, reader->zero_point);
 }
 
 /* The encodings of n elements from flat index `at`, side by side. */
@@ -84,8 +76,9 @@ static void DETENT_REAL(map_blocks)(int64_t begin, int64_t end, void *context)
     const MAP *map = context;
     const detent_shape3 shape = map->shape;
     const size_t total = shape.outer * shape.groups * shape.inner;
-    const int narrow = shape.inner < DETENT_NARROW && shape.groups > 1;
-    ENCODING_READER reader = DETENT_REAL(reader_of)(map->encoding);
+    const int narrow = shape.inner < DETENT_LANES && shape.groups > 1;
+    ENCODING_READER reader;
+    DETENT_REAL(start_reader)(&reader, map->encoding);
     const real qmin = reader.grid.qmin, qmax = reader.grid.qmax;
     real x_buffer[DETENT_BLOCK], y_buffer[DETENT_BLOCK], scale[DETENT_BLOCK], zero_point[DETENT_BLOCK];
     uint8_t inside[DETENT_BLOCK];
@@ -101,13 +94,18 @@ static void DETENT_REAL(map_blocks)(int64_t begin, int64_t end, void *context)
             if (map->mask != NULL) map->mask_varying(x, inside, n, scale, zero_point, qmin, qmax);
         } else {
             for (size_t done = 0; done < n;) {
-                const size_t row = (at + done) / shape.inner;
-                const size_t run = detent_min_size(n - done, (row + 1) * shape.inner - (at + done));
-                DETENT_REAL(read_group)(&reader, row % shape.groups);
-                map->uniform(x + done, y + done, run, &reader.scale, &reader.zero_point, qmin, qmax);
+                /* Whole groups, or what is left of one, or of the block. */
+                const size_t group = (at + done) / shape.inner % shape.groups;
+                size_t run = shape.inner - (at + done) % shape.inner, rows = 1;
+                if (run == shape.inner && run <= n - done)
+                    rows = detent_min_size((n - done) / run, shape.groups - group);
+                else
+                    run = detent_min_size(run, n - done);
+                DETENT_REAL(read_rows)(&reader, group, rows);
+                map->rows(x + done, y + done, rows, run, reader.scale, reader.zero_point, qmin, qmax);
                 if (map->mask != NULL)
-                    map->mask_uniform(x + done, inside + done, run, &reader.scale, &reader.zero_point, qmin, qmax);
-                done += run;
+                    map->mask_rows(x + done, inside + done, rows, run, reader.scale, reader.zero_point, qmin, qmax);
+                done += rows * run;
             }
         }
         DETENT_REAL(detent_write)(map->y, map->y_dtype, at, n, y);
@@ -122,103 +120,96 @@ void DETENT_REAL(detent_map_run)(const MAP *map, detent_parallel_for parallel)
                (void *)map);
 }
 
-/* Thirty-two lanes, enough to hide the latency of an addition, then a tree: the same order whatever the instruction
- * set. */
-DETENT_CLONES static real DETENT_REAL(sum_of_block)(const real *restrict terms, size_t n)
-{
-    real lanes[32] = {0};
-    size_t i = 0;
-    for (; i + 32 <= n; i += 32)
-        for (size_t lane = 0; lane < 32; ++lane) lanes[lane] += terms[i + lane];
-    for (size_t lane = 0; i + lane < n; ++lane) lanes[lane] += terms[i + lane];
-    for (size_t half = 16; half > 0; half /= 2)
-        for (size_t lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
-    return lanes[0];
-}
-
 /* sums[i] += terms[i]: the columns of a narrow tile. */
 DETENT_CLONES static void DETENT_REAL(add_columns)(const real *restrict terms, double *restrict sums, size_t n)
 {
     for (size_t i = 0; i < n; ++i) sums[i] += (double)terms[i];
 }
 
-typedef struct DETENT_REAL(terms_block) {
-    real grad_y[DETENT_BLOCK], x[DETENT_BLOCK], grad_x[DETENT_BLOCK], first[DETENT_BLOCK], second[DETENT_BLOCK];
-} DETENT_REAL(terms_block);
+/* Where a block of a reduction lies, and room for what it needs: its elements as reals, its terms. */
+typedef struct DETENT_REAL(reduce_block) {
+    const real *grad_y, *x;
+    real *grad_x;
+    size_t at, n;
+    real grad_y_room[DETENT_BLOCK], x_room[DETENT_BLOCK], grad_x_room[DETENT_BLOCK];
+    real first[DETENT_BLOCK], second[DETENT_BLOCK];
+} DETENT_REAL(reduce_block);
 
-/* Terms of n elements at a flat index, grad_x stored. scale has one entry (uniform) or n (varying). */
-static void DETENT_REAL(terms_of_block)(const REDUCE *reduce, DETENT_REAL(terms_block) * block,
-                                        DETENT_REAL(detent_terms_loop) loop, size_t at, size_t n, const real *scale,
-                                        const real *zero_point)
+static void DETENT_REAL(open_block)(const REDUCE *reduce, DETENT_REAL(reduce_block) * block, size_t at, size_t n)
 {
-    const real qmin = (real)reduce->encoding->grid.qmin, qmax = (real)reduce->encoding->grid.qmax;
-    const real *grad_y = DETENT_REAL(detent_read)(reduce->grad_y, reduce->grad_dtype, at, n, block->grad_y);
-    const real *x = DETENT_REAL(detent_read)(reduce->x, reduce->x_dtype, at, n, block->x);
-    real *grad_x = reduce->grad_x == NULL
-                       ? block->grad_x
-                       : DETENT_REAL(detent_target)(reduce->grad_x, reduce->grad_dtype, at, block->grad_x);
-    loop(grad_y, x, grad_x, block->first, reduce->with_second ? block->second : NULL, n, scale, zero_point, qmin, qmax);
-    if (reduce->grad_x != NULL) DETENT_REAL(detent_write)(reduce->grad_x, reduce->grad_dtype, at, n, grad_x);
+    block->at = at;
+    block->n = n;
+    block->grad_y = DETENT_REAL(detent_read)(reduce->grad_y, reduce->grad_dtype, at, n, block->grad_y_room);
+    block->x = DETENT_REAL(detent_read)(reduce->x, reduce->x_dtype, at, n, block->x_room);
+    block->grad_x = reduce->grad_x == NULL
+                        ? block->grad_x_room
+                        : DETENT_REAL(detent_target)(reduce->grad_x, reduce->grad_dtype, at, block->grad_x_room);
 }
 
-static void DETENT_REAL(reduce_wide)(const REDUCE *reduce, const detent_tile *tile, DETENT_REAL(terms_block) * block)
+static void DETENT_REAL(close_block)(const REDUCE *reduce, const DETENT_REAL(reduce_block) * block)
+{
+    if (reduce->grad_x != NULL)
+        DETENT_REAL(detent_write)(reduce->grad_x, reduce->grad_dtype, block->at, block->n, block->grad_x);
+}
+
+/* Blocks of whole groups, or of a piece of one. */
+static void DETENT_REAL(reduce_wide)(const REDUCE *reduce, const detent_tile *tile, DETENT_REAL(reduce_block) * block)
 {
     const detent_shape3 shape = reduce->shape;
-    double *partials = reduce->partials + tile->partial * shape.groups * 2;
-    ENCODING_READER reader = DETENT_REAL(reader_of)(reduce->encoding);
+    const size_t most_rows = detent_max_size(1, DETENT_BLOCK / shape.inner);
+    ENCODING_READER reader;
+    DETENT_REAL(start_reader)(&reader, reduce->encoding);
 
-    for (size_t group = tile->group_begin; group < tile->group_end; ++group) {
-        double first = 0, second = 0;
-        DETENT_REAL(read_group)(&reader, group);
-        for (size_t outer = tile->outer_begin; outer < tile->outer_end; ++outer) {
-            const size_t row = (outer * shape.groups + group) * shape.inner;
+    for (size_t group = tile->group_begin; group < tile->group_end; group += most_rows) {
+        const size_t rows = detent_min_size(most_rows, tile->group_end - group);
+        double *sums = reduce->partials + 2 * (tile->partial * shape.groups + group);
+        for (size_t i = 0; i < 2 * rows; ++i) sums[i] = 0;
+        DETENT_REAL(read_rows)(&reader, group, rows);
+        for (size_t outer = tile->outer_begin; outer < tile->outer_end; ++outer)
             for (size_t inner = tile->inner_begin; inner < tile->inner_end; inner += DETENT_BLOCK) {
-                const size_t n = detent_min_size(DETENT_BLOCK, tile->inner_end - inner);
-                DETENT_REAL(terms_of_block)
-                (reduce, block, reduce->uniform, row + inner, n, &reader.scale, &reader.zero_point);
-                first += (double)DETENT_REAL(sum_of_block)(block->first, n);
-                if (reduce->with_second) second += (double)DETENT_REAL(sum_of_block)(block->second, n);
+                const size_t run = detent_min_size(DETENT_BLOCK, tile->inner_end - inner);
+                DETENT_REAL(open_block)
+                (reduce, block, (outer * shape.groups + group) * shape.inner + inner, rows * run);
+                reduce->rows(block->grad_y, block->x, block->grad_x, block->first,
+                             reduce->with_second ? block->second : NULL, rows, run, reader.scale, reader.zero_point,
+                             reader.grid.qmin, reader.grid.qmax);
+                DETENT_REAL(close_block)(reduce, block);
+                for (size_t row = 0; row < rows; ++row) {
+                    sums[2 * row] += (double)block->first[row];
+                    if (reduce->with_second) sums[2 * row + 1] += (double)block->second[row];
+                }
             }
-        }
-        partials[2 * group] = first;
-        partials[2 * group + 1] = second;
     }
 }
 
-/* Columns are summed over the rows of the tile first, in double; a tile of one row has nothing to sum. */
-static void DETENT_REAL(reduce_narrow)(const REDUCE *reduce, const detent_tile *tile, DETENT_REAL(terms_block) * block)
+/* Columns are summed over the rows of the tile first, in double. */
+static void DETENT_REAL(reduce_narrow)(const REDUCE *reduce, const detent_tile *tile, DETENT_REAL(reduce_block) * block)
 {
     const detent_shape3 shape = reduce->shape;
     const size_t columns = (tile->group_end - tile->group_begin) * shape.inner;
-    double *partials = reduce->partials + tile->partial * shape.groups * 2;
-    ENCODING_READER reader = DETENT_REAL(reader_of)(reduce->encoding);
+    double *sums = reduce->partials + 2 * (tile->partial * shape.groups + tile->group_begin);
+    ENCODING_READER reader;
+    DETENT_REAL(start_reader)(&reader, reduce->encoding);
     real scale[DETENT_BLOCK], zero_point[DETENT_BLOCK];
     double first[DETENT_BLOCK], second[DETENT_BLOCK];
-    const int one_row = tile->outer_end - tile->outer_begin == 1;
 
-    for (size_t i = 0; i < columns && !one_row; ++i) first[i] = second[i] = 0;
+    for (size_t i = 0; i < columns; ++i) first[i] = second[i] = 0;
     DETENT_REAL(spread)(&reader, shape, tile->group_begin * shape.inner, columns, scale, zero_point);
     for (size_t outer = tile->outer_begin; outer < tile->outer_end; ++outer) {
-        const size_t at = (outer * shape.groups + tile->group_begin) * shape.inner;
-        DETENT_REAL(terms_of_block)(reduce, block, reduce->varying, at, columns, scale, zero_point);
-        if (one_row) break;
+        DETENT_REAL(open_block)
+        (reduce, block, (outer * shape.groups + tile->group_begin) * shape.inner, columns);
+        reduce->varying(block->grad_y, block->x, block->grad_x, block->first,
+                        reduce->with_second ? block->second : NULL, columns, scale, zero_point, reader.grid.qmin,
+                        reader.grid.qmax);
+        DETENT_REAL(close_block)(reduce, block);
         DETENT_REAL(add_columns)(block->first, first, columns);
         if (reduce->with_second) DETENT_REAL(add_columns)(block->second, second, columns);
     }
-    for (size_t group = tile->group_begin; group < tile->group_end; ++group) {
-        const size_t at = (group - tile->group_begin) * shape.inner;
-        double first_of_group = 0, second_of_group = 0;
-        if (one_row) {
-            first_of_group = (double)DETENT_REAL(sum_of_block)(block->first + at, shape.inner);
-            if (reduce->with_second)
-                second_of_group = (double)DETENT_REAL(sum_of_block)(block->second + at, shape.inner);
-        }
-        for (size_t inner = 0; inner < shape.inner && !one_row; ++inner) {
-            first_of_group += first[at + inner];
-            second_of_group += second[at + inner];
-        }
-        partials[2 * group] = first_of_group;
-        partials[2 * group + 1] = second_of_group;
+    for (size_t i = 0; i < columns; ++i) {
+        const size_t group = i / shape.inner;
+        if (i % shape.inner == 0) sums[2 * group] = sums[2 * group + 1] = 0;
+        sums[2 * group] += first[i];
+        sums[2 * group + 1] += second[i];
     }
 }
 
@@ -226,7 +217,7 @@ static void DETENT_REAL(reduce_tiles)(int64_t begin, int64_t end, void *context)
 {
     const REDUCE *reduce = context;
     const detent_tiles tiles = detent_tiles_of(reduce->shape);
-    DETENT_REAL(terms_block) block;
+    DETENT_REAL(reduce_block) block;
     for (int64_t index = begin; index < end; ++index) {
         const detent_tile tile = detent_tile_at(&tiles, reduce->shape, (size_t)index);
         (tiles.narrow ? DETENT_REAL(reduce_narrow) : DETENT_REAL(reduce_wide))(reduce, &tile, &block);
@@ -239,17 +230,17 @@ static void DETENT_REAL(finish_groups)(int64_t begin, int64_t end, void *context
     const REDUCE *reduce = context;
     const detent_tiles tiles = detent_tiles_of(reduce->shape);
     const detent_encoding *encoding = reduce->encoding;
-    const ENCODING_READER reader = DETENT_REAL(reader_of)(encoding);
+    const DETENT_REAL(detent_real_grid)
+        grid = {(real)encoding->grid.qmin, (real)encoding->grid.qmax, (real)encoding->centre, encoding->symmetric};
     for (size_t group = (size_t)begin; group < (size_t)end; ++group) {
         double first = 0, second = 0;
         for (size_t row = 0; row < detent_partial_rows(&tiles); ++row) {
             first += reduce->partials[2 * (row * reduce->shape.groups + group)];
             second += reduce->partials[2 * (row * reduce->shape.groups + group) + 1];
         }
-        if (encoding->scale == NULL)
-            DETENT_REAL(detent_range_bwd)
-            (first, second, ((const real *)encoding->min)[group], ((const real *)encoding->max)[group], reader.grid,
-             &first, &second);
+        if (encoding->scale == NULL) DETENT_REAL(detent_range_bwd)
+        (first, second, ((const real *)encoding->min)[group], ((const real *)encoding->max)[group], grid, &first,
+         &second);
         reduce->grad_first[group] = (real)(first * reduce->gradient_scale);
         if (reduce->grad_second != NULL) reduce->grad_second[group] = (real)(second * reduce->gradient_scale);
     }

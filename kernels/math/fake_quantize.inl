@@ -24,11 +24,16 @@ static DETENT_HD real DETENT_REAL(detent_fake_quantize_one)(real x, real scale, 
                                               zero_point);
 }
 
+/* r, the rounded ratio, moved onto the grid; finite unless x is NaN. */
+static DETENT_HD real DETENT_REAL(detent_clamp_rounded)(real rounded, real zero_point, real qmin, real qmax)
+{
+    return DETENT_REAL(detent_clamp)(rounded, qmin - zero_point, qmax - zero_point);
+}
+
 /* m: the rounded code lies on the grid, ends included. False for NaN. */
 static DETENT_HD int DETENT_REAL(detent_on_grid)(real rounded, real zero_point, real qmin, real qmax)
 {
-    const real q = rounded + zero_point;
-    return (q >= qmin) & (q <= qmax);
+    return DETENT_REAL(detent_clamp_rounded)(rounded, zero_point, qmin, qmax) == rounded;
 }
 
 static DETENT_HD int DETENT_REAL(detent_fake_quantize_mask_one)(real x, real scale, real zero_point, real qmin,
@@ -44,23 +49,21 @@ static DETENT_HD real DETENT_REAL(detent_fake_quantize_bwd_x_one)(real g, real x
     return DETENT_REAL(detent_fake_quantize_mask_one)(x, scale, zero_point, qmin, qmax) ? g : (real)0;
 }
 
-/* Esser 2020, eq. 3: outside the grid the slope is the grid end, not 0; it lets a small scale grow. NaN for x NaN. */
+/* Esser 2020, eq. 3: m ? r - x/s : the grid end, not 0; it lets a small scale grow. NaN for x NaN. */
 static DETENT_HD real DETENT_REAL(detent_fake_quantize_bwd_scale_one)(real g, real x, real scale, real zero_point,
                                                                       real qmin, real qmax)
 {
     const real ratio = x / scale;
-    const real rounded = DETENT_RINT(ratio);
-    const real inside = rounded - ratio;
-    const real outside = DETENT_REAL(detent_clamp)(rounded, qmin - zero_point, qmax - zero_point);
-    return g * (DETENT_REAL(detent_on_grid)(rounded, zero_point, qmin, qmax) ? inside : outside);
+    const real clamped = DETENT_REAL(detent_clamp_rounded)(DETENT_RINT(ratio), zero_point, qmin, qmax);
+    return g * (clamped - (clamped == DETENT_RINT(ratio) ? ratio : (real)0));
 }
 
-/* Bhalgat 2020, eq. 6: only a clipped element moves with the grid. The clamped code is finite unless x is NaN, so that
- * 0 times it is 0, or the NaN that must stay visible. */
+/* Bhalgat 2020, eq. 6: only a clipped element moves with the grid. 0 times the clamped code is 0, or the NaN that must
+ * stay visible. */
 static DETENT_HD real DETENT_REAL(detent_fake_quantize_bwd_zero_point_one)(real g, real x, real scale, real zero_point,
                                                                            real qmin, real qmax)
 {
     const real rounded = DETENT_RINT(x / scale);
-    const real clamped = DETENT_REAL(detent_clamp)(rounded, qmin - zero_point, qmax - zero_point);
-    return DETENT_REAL(detent_on_grid)(rounded, zero_point, qmin, qmax) ? (real)0 : 0 * clamped - g * scale;
+    const real clamped = DETENT_REAL(detent_clamp_rounded)(rounded, zero_point, qmin, qmax);
+    return clamped == rounded ? (real)0 : 0 * clamped - g * scale;
 }

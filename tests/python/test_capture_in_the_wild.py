@@ -211,3 +211,19 @@ def test_tensors_whose_numbers_cannot_be_looked_at(x):
         sim = calibrated(net, x)
         with quantization_disabled(sim.model):
             assert torch.equal(sim.model(x), net(x))
+
+
+class Labelled(torch.Tensor):
+    """Sees every function, as subclasses with an override of their own do."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+def test_subclasses_of_tensor_stay_what_they_are(x):
+    net, x = module_of(lambda self, x: (self.layers[0](x * 2) + x).relu(), nn.Conv2d(3, 3, 1)), x.as_subclass(Labelled)
+    sim = calibrated(net, x, scheme=LEARNED)
+    assert isinstance(sim.model(x), Labelled) and "add_0.input_quantizers.1" in names(sim) and not train(sim, x)
+    with quantization_disabled(sim.model):
+        assert torch.equal(sim.model(x), net(x))

@@ -1,8 +1,8 @@
 """What simulating costs beside the arithmetic: torchvision's MobileNetV2, one image, in Python calls and microseconds.
 
 The image is small, so that the calls count and not the convolutions. "operators alone" are the fake-quantize operators
-of that forward on the tensors they had: what a simulation takes beyond the float model and these is its overhead. run.py
-has it among its groups. ``python overhead.py [--threads N] [--out FILE]`` prints it, and beside it how long the
+of that forward on the tensors they had: what a simulation takes beyond the float model and these is its overhead.
+run.py has it among its groups. ``python overhead.py [--threads N] [--out FILE]`` prints it, and beside it how long the
 simulation of torchvision's ResNet-50 takes to build from one image of 224x224.
 """
 

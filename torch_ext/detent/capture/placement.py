@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvTransposeNd
 
 from ..nn import QuantizedModule, guard_fast_paths, is_leaf, quantize_module
 from ..nn.base import ParamQuantizers, Use, entries
@@ -20,18 +21,27 @@ from .sites import CallSite
 
 __all__ = ["install"]
 
-_WEIGHTED = (_ConvNd, nn.Linear, nn.Embedding)
+_UNWEIGHTED = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.PReLU)
 _SUPERGROUPS = {("Conv", "Relu"), ("Conv", "Clip"), ("ConvTranspose", "Relu"), ("Add", "Relu"), ("Gemm", "Relu")}
 _FOLDS = ("Conv", "ConvTranspose", "Gemm")
 _NEAR_ZERO = 1 / 16  # of the span, in the sample: other data may come closer
 
 
-def weight_shape(module: nn.Module) -> tuple[int, ...]:
-    """Shape of the weight's range: one scale per output channel; per tensor for an embedding's table."""
-    if isinstance(module, nn.Embedding):
+def _weights(module: QuantizedModule) -> list[str]:
+    """The parameters of a leaf that have a quantizer: no biases, and none of normalizations."""
+    if isinstance(module, _UNWEIGHTED):
+        return []
+    names = module._slots.params_of(module)
+    return [name for name in names if not name.startswith("bias") and getattr(module, name) is not None]
+
+
+def _weight_shape(module: nn.Module, name: str) -> tuple[int, ...]:
+    """Shape of a weight's range: one scale per output channel; per tensor for an embedding's table."""
+    shape = getattr(module, name).shape
+    if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) or len(shape) < 2:
         return (1,)
     # A grouped transposed convolution has out / groups channels along axis 1, which its groups share.
-    return _per_channel(module.weight.shape, 1 if isinstance(module, _ConvTransposeNd) else 0)
+    return _per_channel(shape, 1 if isinstance(module, _ConvTransposeNd) else 0)
 
 
 def _per_channel(shape, axis: int | None) -> tuple[int, ...]:
@@ -122,17 +132,21 @@ class _Installer:
         self.output_bw, self.param_bw, self.learned = output_bw, param_bw, learned
         self.decisions = _Decisions(graph, output_bw)
         self.modules = dict(model.named_modules())
+        leaves = tuple(f"{path}." if path else "" for path, module in self.modules.items() if is_leaf(module))
+        # What is below a leaf is computed in float.
+        self.seen = {path: module for path, module in self.modules.items() if not path or not path.startswith(leaves)}
         self.shared: dict[int, QuantizeDequantize] = {}  # parameter -> its one quantizer
         first = next((t for t in (*model.parameters(), *model.buffers())), None)
         self.device = torch.device("cpu") if first is None else first.device
 
     def run(self) -> None:
         self._swap()
-        for path, module in self.modules.items():
-            if isinstance(module, QuantizedModule) and isinstance(module, _WEIGHTED):
-                self._parameter(path, module, "weight", weight_shape(module))
-                if path not in self.graph.calls:
-                    self._unseen(module)
+        for path, module in self.seen.items():
+            weights = _weights(module) if isinstance(module, QuantizedModule) else []
+            for name in weights:
+                self._parameter(path, module, name, _weight_shape(module, name))
+            if weights and path not in self.graph.calls:
+                self._unseen(module)
         for event in self.graph.events:
             self._leaf(event) if event.site is None else self._site(event)
 
@@ -144,11 +158,11 @@ class _Installer:
 
     def _swap(self) -> None:
         """Substitute leaves; let every other module see the functions that its forward calls."""
-        for module in self.modules.values():
+        for module in self.seen.values():
             if is_leaf(module):
                 quantize_module(module)
         guard_fast_paths(self.model)
-        for path, module in self.modules.items():
+        for path, module in self.seen.items():
             if isinstance(module, (QuantizedModule, torch.jit.ScriptModule)):
                 continue
             try:
@@ -184,7 +198,10 @@ class _Installer:
         leaf = self.modules[event.path]
         holder = leaf if event.use == 0 else leaf._modules[f"use_{event.use}"]
         if self.decisions.output(event):
-            self._activation(holder.output_quantizers, 0)
+            for slot, value in event.outputs.items():
+                unused = len(event.outputs) > 1 and not (value.reads or value.is_result)
+                if not value.masking and not unused:
+                    self._activation(holder.output_quantizers, slot)
         for read in event.reads:
             if leaf._slots.inputs and self.decisions.input(read):
                 self._activation(holder.input_quantizers, read.slot)

@@ -18,17 +18,20 @@ if _library.status["detent_autograd"]:
 
     _autograd.register()
 
-from . import functional, observers, ptq, quantizers  # noqa: E402
+from . import config, functional, observers, ptq, quantizers  # noqa: E402
 from ._library import build_info  # noqa: E402
+from .config import Config  # noqa: E402
 from .defs import QuantizationDataType, QuantScheme  # noqa: E402
 from .quantsim import QuantizationSimModel, load_encodings_to_sim, quantization_disabled  # noqa: E402
 
 __version__ = "0.1.0"
 __all__ = [
+    "Config",
     "QuantScheme",
     "QuantizationDataType",
     "QuantizationSimModel",
     "build_info",
+    "config",
     "functional",
     "load_encodings_to_sim",
     "observers",

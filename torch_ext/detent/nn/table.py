@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -12,7 +13,8 @@ from .base import QuantizedModule
 from .calls import leaf_forward
 from .tensors import argument_names
 
-__all__ = ["CLASSES", "SLOTS", "Slots", "add_leaf", "is_leaf", "quantize_module", "quantized_class"]
+__all__ = ["CLASSES", "SLOTS", "Slots", "add_leaf", "is_leaf", "outside_leaves", "quantize_module"]
+__all__ += ["quantized_class"]
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,12 @@ def quantized_class(float_class: type) -> type | None:
 def is_leaf(module: nn.Module) -> bool:
     """Whether a module becomes its quantized twin: it is of exactly such a class, with the forward of that class."""
     return quantized_class(type(module)) is not None and "forward" not in module.__dict__
+
+
+def outside_leaves(modules: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+    """Modules by name, without those below a leaf: these are computed in float."""
+    leaves = tuple(f"{path}." if path else "" for path, module in modules.items() if is_leaf(module))
+    return {path: module for path, module in modules.items() if not path or not path.startswith(leaves)}
 
 
 def quantize_module(module: nn.Module) -> QuantizedModule:

@@ -55,7 +55,8 @@ class QuantizationSimModel(Looking):
             :data:`detent.config.NAMES` or a :class:`detent.config.Config`; ``None`` is ``"default_per_channel"``.
         default_data_type: ``QuantizationDataType.int``, the only value supported.
     Raises:
-        ValueError: An argument is out of its range. NotImplementedError: it names something unsupported.
+        ValueError: An argument is out of its range, or the model is scripted.
+        NotImplementedError: An argument names something unsupported.
         RuntimeError: The model is quantized already.
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -78,6 +79,11 @@ class QuantizationSimModel(Looking):
         default_data_type: QuantizationDataType = QuantizationDataType.int,
     ):
         self.quant_scheme = _checked_scheme(quant_scheme)
+        if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
+            raise ValueError(
+                f"QuantizationSimModel: model is a {type(model).__name__}, expected a torch.nn.Module that runs in "
+                "Python. Build the sim from the original model; export() can trace it."
+            )
         _check_options(rounding_mode, default_output_bw, default_param_bw, default_data_type)
         self.config = Config.load(config_file)
         selected = Selected(self.config.overrides, model)

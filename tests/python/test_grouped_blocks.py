@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from detent.config_utils import set_grouped_blockwise_quantization_for_weights
 from detent.encodings import GroupedBlockEncoding, to_dict
 from detent.quantizers import GroupedBlockQuantizeDequantize, QuantizeDequantize
 from detent.quantsim import QuantizationSimModel
@@ -261,3 +262,31 @@ def test_an_encoding_is_data():
     encoding = calibrated((3, 4), torch.randn(3, 16), **BLOCKED).get_encoding()
     assert isinstance(encoding, GroupedBlockEncoding) and encoding.decompressed_bw == 8
     torch.testing.assert_close(encoding.per_channel_scale * encoding.per_block_int_scale, encoding.scale)
+
+
+def test_the_helper_lays_blocks_along_input_channels():
+    sim, x = simulation(QuantizeDequantize)
+    set_grouped_blockwise_quantization_for_weights(sim, (nn.Linear, nn.ConvTranspose2d), 4, True, 8, block_size=2)
+    linear, transposed = (sim.model[i].param_quantizers["weight"] for i in (0, 3))
+    assert (linear.shape, linear.block_size, linear.block_grouping) == ((6, 8), (1, 2), (1, 8))
+    assert (transposed.shape, transposed.block_grouping) == ((3, 4, 1, 1), (3, 1, 1, 1))
+    assert linear.mode == transposed.mode == "fixed"
+    sim.compute_encodings(lambda model: model(x))
+    assert sim.model(x).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "arg, block, message",
+    [
+        ([nn.Conv3d], 2, "selects no layer"),
+        ([nn.Linear, nn.ConvTranspose2d], 4, "3.weight has shape"),
+        (lambda module: isinstance(module, nn.Linear), 0, "block_size is 0"),
+        ([nn.Linear], (1, 2, 3), "0.weight has shape"),
+    ],
+)
+def test_the_helper_changes_all_or_nothing(arg, block, message):
+    sim, _ = simulation(QuantizeDequantize)
+    before = [sim.model[i].param_quantizers["weight"] for i in (0, 3)]
+    with pytest.raises(ValueError, match=message):
+        set_grouped_blockwise_quantization_for_weights(sim, arg, 4, True, 8, block_size=block)
+    assert [sim.model[i].param_quantizers["weight"] for i in (0, 3)] == before

@@ -64,7 +64,8 @@ class GroupedBlockQuantizeDequantize(QuantizeDequantize):
         **options: Any,
     ):
         super().__init__(shape, bitwidth=bitwidth, symmetric=symmetric, block_size=block_size, **options)
-        self._block_grouping = self._groups(type(self).__name__, self._layout, self._grid, decompressed_bw, block_grouping)
+        owner = type(self).__name__
+        self._block_grouping = self._groups(owner, self._layout, self._grid, decompressed_bw, block_grouping)
         self._decompressed_bw = decompressed_bw
 
     @classmethod
@@ -207,8 +208,8 @@ class GroupedBlockQuantizeDequantize(QuantizeDequantize):
             encoding, bits = encoding.laid_on(owner, self.shape, self._group_counts), encoding.decompressed_bw
         if not encoding.is_symmetric or encoding.bitwidth > bits:
             raise ValueError(
-                f"{owner}: the encoding has {encoding.bitwidth} bits and is_symmetric={encoding.is_symmetric}, expected "
-                f"a symmetric one of at most {bits} bits."
+                f"{owner}: the encoding has {encoding.bitwidth} bits and is_symmetric={encoding.is_symmetric}, "
+                f"expected a symmetric one of at most {bits} bits."
             )
         if bool((encoding.zero_point(2 ** (encoding.bitwidth - 1) - 1 - encoding.num_steps) != 0).any()):
             raise ValueError(f"{owner}: the encoding is not centred at 0, expected a signed grid around 0.")
@@ -223,7 +224,8 @@ class GroupedBlockQuantizeDequantize(QuantizeDequantize):
         missing = {"decompressed_bw", "block_grouping"} - state.keys()
         if missing:
             raise ValueError(
-                f"{prefix[:-1]}: the state lacks {', '.join(sorted(missing))}, expected that of a {type(self).__name__}."
+                f"{prefix[:-1]}: the state lacks {', '.join(sorted(missing))}, expected that of a "
+                f"{type(self).__name__}."
             )
         owner, bits = prefix[:-1], state["decompressed_bw"]
         layout = Layout.of(owner, state["shape"], state["block_size"])

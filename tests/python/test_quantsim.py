@@ -504,7 +504,7 @@ def test_report_lists_every_quantizer(net, x):
         (dict(rounding_mode="stochastic"), ValueError, "expected 'nearest'"),
         (dict(default_output_bw=1), ValueError, "default_output_bw is 1"),
         (dict(default_param_bw=8.0), ValueError, "default_param_bw is 8.0"),
-        (dict(config_file="htp"), NotImplementedError, "expected None"),
+        (dict(config_file="htp"), FileNotFoundError, "none of the names default, "),
         (dict(default_data_type=QuantizationDataType.float), NotImplementedError, "QuantizationDataType.int"),
     ],
 )

@@ -18,8 +18,9 @@ if _library.status["detent_autograd"]:
 
     _autograd.register()
 
-from . import analysis, compat, functional, observers, ptq, quantizers  # noqa: E402
+from . import analysis, compat, config, functional, observers, ptq, quantizers  # noqa: E402
 from ._library import build_info  # noqa: E402
+from .config import Config  # noqa: E402
 from .defs import QuantizationDataType, QuantScheme  # noqa: E402
 from .quantsim import (  # noqa: E402
     QuantizationSimModel,
@@ -31,12 +32,14 @@ from .quantsim import (  # noqa: E402
 
 __version__ = "0.1.0"
 __all__ = [
+    "Config",
     "QuantScheme",
     "QuantizationDataType",
     "QuantizationSimModel",
     "analysis",
     "build_info",
     "compat",
+    "config",
     "functional",
     "load_checkpoint",
     "load_encodings_to_sim",

@@ -16,6 +16,8 @@ from ._looking import Looking
 from ._running import evaluating
 from .capture import call_sites, exclude, install, record, strip
 from .checkpoints import load_checkpoint, save_checkpoint
+from .config import Config
+from .config.overrides import Selected
 from .defs import QuantizationDataType, QuantScheme
 from .encodings import AffineEncoding, loading, text
 from .encodings import files as encodings_files
@@ -49,7 +51,8 @@ class QuantizationSimModel(Looking):
         rounding_mode: ``None`` or ``"nearest"``: halves to even.
         default_output_bw, default_param_bw: Bits of activations and parameters, 2 to 32.
         in_place: Quantize ``model`` itself.
-        config_file: ``None``, the only value supported.
+        config_file: Which tensors are quantized and how: a JSON file in AIMET's format, the content of one, one of
+            :data:`detent.config.NAMES` or a :class:`detent.config.Config`; ``None`` is ``"default_per_channel"``.
         default_data_type: ``QuantizationDataType.int``, the only value supported.
     Raises:
         ValueError: An argument is out of its range. NotImplementedError: it names something unsupported.
@@ -71,11 +74,13 @@ class QuantizationSimModel(Looking):
         default_output_bw: int = 8,
         default_param_bw: int = 8,
         in_place: bool = False,
-        config_file: str | None = None,
+        config_file: Config | Mapping[str, Any] | str | PathLike[str] | None = None,
         default_data_type: QuantizationDataType = QuantizationDataType.int,
     ):
         self.quant_scheme = _checked_scheme(quant_scheme)
-        _check_options(rounding_mode, default_output_bw, default_param_bw, config_file, default_data_type)
+        _check_options(rounding_mode, default_output_bw, default_param_bw, default_data_type)
+        self.config = Config.load(config_file)
+        selected = Selected(self.config.overrides, model)
         for name, module in model.named_modules():
             if isinstance(module, (QuantizedModule, AffineQuantizer)):
                 raise RuntimeError(
@@ -90,6 +95,8 @@ class QuantizationSimModel(Looking):
         install(
             self.model,
             self._graph,
+            self.config,
+            selected,
             output_bw=default_output_bw,
             param_bw=default_param_bw,
             learned=self.quant_scheme.learns_ranges,
@@ -263,7 +270,7 @@ class QuantizationSimModel(Looking):
             "activation_bitwidth": self.default_output_bw,
             "param_bitwidth": self.default_param_bw,
             "dtype": "int",
-            "is_symmetric": True,
+            "is_symmetric": bool(self.config.defaults.params.is_symmetric),
             "per_channel_quantization": per_channel,
             "quant_scheme": self.quant_scheme.name,
         }
@@ -427,17 +434,12 @@ def _checked_scheme(scheme: str | QuantScheme | None) -> QuantScheme:
     return scheme
 
 
-def _check_options(rounding_mode, output_bw, param_bw, config_file, data_type) -> None:
+def _check_options(rounding_mode, output_bw, param_bw, data_type) -> None:
     if rounding_mode not in (None, "nearest"):
         raise ValueError(f"QuantizationSimModel: rounding_mode is {rounding_mode!r}, expected 'nearest' or None.")
     for name, bits in (("default_output_bw", output_bw), ("default_param_bw", param_bw)):
         if not isinstance(bits, int) or isinstance(bits, bool) or not 2 <= bits <= 32:
             raise ValueError(f"QuantizationSimModel: {name} is {bits!r}, expected an integer from 2 to 32.")
-    if config_file is not None:
-        raise NotImplementedError(
-            f"QuantizationSimModel: config_file is {config_file!r}, expected None, the only value supported: "
-            "weights per channel, activations per tensor."
-        )
     if data_type is not QuantizationDataType.int:
         raise NotImplementedError(
             f"QuantizationSimModel: default_data_type is {data_type}, expected QuantizationDataType.int, the only "

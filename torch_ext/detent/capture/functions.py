@@ -43,6 +43,10 @@ class Operator:
     moves: bool = False
     body: Callable | None = None
 
+    def holds_parameter(self, slot: int) -> bool:
+        """Whether a slot takes a weight or a bias, whatever tensor that is."""
+        return slot == self.weight or (not self.listed and self.slots[slot : slot + 1] == ("bias",))
+
 
 _NAMESPACES = (
     torch, Tensor, F, torch.special, torch.fft, torch._C._nn, torch._C._special, torch._C._VariableFunctions,
@@ -159,9 +163,9 @@ def _operators() -> dict[object, Operator]:
     put(("softmax",), "Softmax", _X)
     table[torch.ops.aten._safe_softmax.default] = Operator("softmax", "Softmax", _X)
     for n in "123":
-        put((f"conv{n}d",), "Conv", ("input", "weight", ""), weight=1)
-        put((f"conv_transpose{n}d",), "ConvTranspose", ("input", "weight", ""), weight=1, channels=1)
-    put(("linear",), "Gemm", ("input", "weight", ""), weight=1)
+        put((f"conv{n}d",), "Conv", ("input", "weight", "bias"), weight=1)
+        put((f"conv_transpose{n}d",), "ConvTranspose", ("input", "weight", "bias"), weight=1, channels=1)
+    put(("linear",), "Gemm", ("input", "weight", "bias"), weight=1)
     put(("grouped_mm", "_grouped_mm"), "MatMul", ("input", "weight"), weight=1, channels=2)
     put(("prelu",), "PRelu", ("input", ""))
     for names in (("cat", "concat", "concatenate"), ("stack",), ("hstack",), ("vstack",)):

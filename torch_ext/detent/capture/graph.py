@@ -21,6 +21,8 @@ __all__ = ["Event", "Graph", "Read", "Value", "record"]
 
 #: Leaf modules whose outputs hold only numbers of their inputs.
 MOVING = ("MaxPool", "GlobalMaxPool", "Flatten", "Dropout", "Identity")
+#: Those among them that leave numbers out: an input of the model is quantized before, as it comes.
+POOLING = ("MaxPool", "GlobalMaxPool")
 
 _HUGE = 1e8  # a mask, not data
 
@@ -35,6 +37,7 @@ class Value:
     constant: bool = False  # made of parameters, buffers and plain numbers alone
     nearest_zero: float = 1.0  # where a pole is at zero: its smallest magnitude over its span
     is_result: bool = False
+    entered: bool = False  # was there before any function that was seen
     parameter: str | None = None  # full name of the parameter it is, or holds numbers of
     mover: Event | None = None  # the call that read that parameter to move its numbers
     axes_kept: bool = True  # whether the dimensions are where the parameter has them
@@ -82,6 +85,7 @@ class Graph:
     callers: dict[str, set[str]] = field(default_factory=dict)  # module -> who calls it
     calls: dict[str, int] = field(default_factory=dict)  # module -> executions
     unknown: dict[str, set[str]] = field(default_factory=dict)  # module -> functions nobody knows
+    returned: list[Value] = field(default_factory=list)  # by the model
 
 
 @dataclass
@@ -238,6 +242,8 @@ class _Recorder(TorchFunctionMode):
                 if event.reads:
                     event.reads[0].value.reads.remove(event.reads[0])
                     value, direct = self._origin(frame.input)
+                    if value.entered and event.onnx_op in POOLING:
+                        event.output = value = Value(event, masking=value.masking)
                     for t in tree_leaves(output):
                         if is_quantizable(t):
                             self._set(t, value, direct and t is frame.input)
@@ -261,7 +267,7 @@ class _Recorder(TorchFunctionMode):
     def _read(self, event: Event, slot: int, tensor: Tensor) -> None:
         value, direct = self._origin(tensor)
         if value is None:
-            value = Value(None, masking=_masking(tensor))
+            value = Value(None, masking=_masking(tensor), entered=True)
             self._set(tensor, value, True)
         read = Read(event, slot, value, direct, tensor.shape)
         value.reads.append(read)
@@ -324,4 +330,5 @@ def record(model: nn.Module, sample) -> Graph:
         value = recorder.origins.get(id(tensor), (None, True))[0]
         if value is not None:
             value.is_result = True
+            recorder.graph.returned.append(value)
     return recorder.graph

@@ -79,6 +79,9 @@ class AffineQuantizer(Numbers, Calibration, Saving, AimetNames, nn.Module):
         self._initialized = mode == "dynamic"
         self._unseen = False
         self._overwritable = True
+        #: Calibration of a symmetric range gives the grid 0 .. 2^b - 1 where there are no negative numbers.
+        self.unsigned_symmetric = False
+        self._signed_grid: Grid | None = None  # what it was before
         self._observing: str | None = None
         self._collector: MinMaxObserver | None = None
         self._source: Source | None = None

@@ -225,6 +225,10 @@ def test_normalizations_that_are_written_out_are_one_operator():
     inside = ["mean_0.out0", "sub_0.out0", "pow_0.out0", "mean_1.out0", "sqrt_0.out0", "div_0.out0", "mul_0.out0"]
     assert not set(inside) & set(placed(layer, x, config=config)) and "add_1.out0" in placed(layer, x, config=config)
     assert set(inside) <= set(placed(layer, x))
+    uneven = x * torch.tensor([[1.0], [0.01], [3.0]])  # roots that rounding would make zero, alone
+    layer.fc.weight.data.copy_(torch.eye(4))
+    assert "sqrt_0.out0" not in placed(layer, uneven)
+    assert placed(layer, uneven, config=config) == placed(layer, x, config=config)
 
 
 # --- precedence, switches, types --------------------------------------------------------------------------------------

@@ -51,7 +51,7 @@ def set_blockwise_quantization_for_weights(
         shape, sizes = blocks(title, weight.shape, output_channels(module), block_size)
         spec = Spec(bitwidth, symmetric, shape, sizes, strict=sim.config.defaults.strict_symmetric)
         made[old] = spec.make(old.mode, weight.device)
-        made[old]._label = old._label
+        made[old].observer, made[old]._label = old.observer, old._label
     if not made:
         raise ValueError(
             f"set_blockwise_quantization_for_weights: arg is {arg!r}, which selects no layer whose weight is "

@@ -9,6 +9,7 @@ from torch.nn.modules.conv import _ConvNd
 from ..config import Config
 from ..config.overrides import Selected
 from ..nn import QuantizedModule, guard_fast_paths, is_leaf, quantize_module
+from ..nn.table import outside_leaves
 from ..nn.base import ParamQuantizers, Use, entries
 from ..quantizers import AffineQuantizer, QuantizeDequantize
 from .checkpoint import resume_recomputations
@@ -20,13 +21,14 @@ from .spec import Spec
 
 __all__ = ["install"]
 
-_WEIGHTED = (_ConvNd, nn.Linear, nn.Embedding)
+_WEIGHTED = (_ConvNd, nn.Linear, nn.Bilinear, nn.Embedding, nn.EmbeddingBag, nn.RNNBase, nn.RNNCellBase)
 
 
 class _Installer:
     def __init__(self, model: nn.Module, graph: Graph, policy: Policy, learned: bool):
         self.model, self.graph, self.policy, self.learned = model, graph, policy, learned
         self.modules = dict(model.named_modules())
+        self.seen = outside_leaves(self.modules)
         self.shared: dict[int, QuantizeDequantize] = {}  # parameter -> its one quantizer
         first = next((t for t in (*model.parameters(), *model.buffers())), None)
         self.device = torch.device("cpu") if first is None else first.device
@@ -36,7 +38,7 @@ class _Installer:
         for (path, name), spec in self.policy.params.items():
             if spec is not None:
                 self._parameter(self.modules[path], name, spec)
-        for path, module in self.modules.items():
+        for path, module in self.seen.items():
             if isinstance(module, QuantizedModule) and isinstance(module, _WEIGHTED) and path not in self.graph.calls:
                 self._unseen(path, module)
         for event in self.graph.events:
@@ -51,11 +53,11 @@ class _Installer:
 
     def _swap(self) -> None:
         """Substitute leaves; let every other module see the functions that its forward calls."""
-        for module in self.modules.values():
+        for module in self.seen.values():
             if is_leaf(module):
                 quantize_module(module)
         guard_fast_paths(self.model)
-        for path, module in self.modules.items():
+        for path, module in self.seen.items():
             if isinstance(module, (QuantizedModule, torch.jit.ScriptModule)):
                 continue
             try:
@@ -90,7 +92,11 @@ class _Installer:
     def _leaf(self, event: Event) -> None:
         leaf = self.modules[event.path]
         holder = leaf if event.use == 0 else leaf._modules[f"use_{event.use}"]
-        self._activation(holder.output_quantizers, 0, self.policy.output(event))
+        spec = self.policy.output(event)
+        for slot, value in event.outputs.items():
+            unused = len(event.outputs) > 1 and not (value.reads or value.is_result)
+            if not value.masking and not unused:
+                self._activation(holder.output_quantizers, slot, spec)
         for read in event.reads:
             if leaf._slots.inputs:
                 self._activation(holder.input_quantizers, read.slot, self.policy.input(read))

@@ -11,7 +11,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 
 from ..config import Config, Kernel, OpType
 from ..config.overrides import NOTHING, Selected
-from ..nn.table import SLOTS, is_leaf
+from ..nn.table import SLOTS, is_leaf, outside_leaves
 from .graph import MOVING, Event, Graph, Read, Value
 from .spec import Spec, blocks, channels
 from .supergroups import PASSES, Fusions, names_of
@@ -25,6 +25,11 @@ def output_channels(module: nn.Module) -> int:
     """The axis of a weight that has its output channels."""
     # A grouped transposed convolution has out / groups channels along axis 1, which its groups share.
     return 1 if isinstance(module, _ConvTransposeNd) else 0
+
+
+def _role(name: str) -> str:
+    """What configurations call a leaf's parameter: ``weight`` for ``weight_ih_l0``."""
+    return next((role for role in ("weight", "bias") if name.startswith(f"{role}_")), name)
 
 
 class Policy:
@@ -52,7 +57,7 @@ class Policy:
         selected.check(self._names())
         _warn_of_passes(config)
         self.fusions = Fusions.find(
-            graph, modules, config, lambda event: not self._excluded(event) and self._cannot(event) is None
+            graph, modules, config, self._excluded, lambda event: self._cannot(event) is None
         )
         self.params = self._tied(dict(self._leaf_parameters()))
         self._weights = {path: spec for (path, _), spec in reversed(self.params.items()) if spec is not None}
@@ -174,7 +179,7 @@ class Policy:
             return None, None
         spec = self.activation(path, onnx_op)
         out = self._setting(onnx_op, "is_output_quantized", self.config.defaults.ops.is_output_quantized)
-        weight = self.params.get((path, "weight")) is not None
+        weight = path in self._weights
         return (spec if out or weight else None), (self.activation(path, onnx_op, output=True) if out else None)
 
     def activation(self, name: str, onnx_op: str, output: bool = False) -> Spec:
@@ -192,13 +197,13 @@ class Policy:
 
     def _leaf_parameters(self) -> Iterator[tuple[tuple[str, str], Spec | None]]:
         folded = {event.path for event in self.graph.events if event.key in self.fusions.folded}
-        for path, module in self.modules.items():
+        for path, module in outside_leaves(self.modules).items():
             slots = SLOTS[type(module)] if is_leaf(module) else None
-            for name in slots.params if slots else ():
+            for name in slots.params_of(module) if slots else ():
                 parameter = getattr(module, name, None)
                 if parameter is not None:
                     axis = output_channels(module)
-                    spec = self.parameter(_join(path, name), name, slots.onnx_op, parameter.shape, axis)
+                    spec = self.parameter(_join(path, name), _role(name), slots.onnx_op, parameter.shape, axis)
                     yield (path, name), None if path in folded else spec
 
     def _tied(self, specs: dict[tuple[str, str], Spec | None]) -> dict[tuple[str, str], Spec | None]:

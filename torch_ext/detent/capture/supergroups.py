@@ -47,24 +47,33 @@ class Fusions:
 
     @classmethod
     def find(
-        cls, graph: Graph, modules: Mapping[str, nn.Module], config: Config, can_quantize: Callable[[Event], bool]
+        cls,
+        graph: Graph,
+        modules: Mapping[str, nn.Module],
+        config: Config,
+        excluded: Callable[[Event], bool],
+        can_quantize: Callable[[Event], bool],
     ) -> Fusions:
-        """``can_quantize``: whether an operator may be a member; the last one's output is then quantized."""
+        """``excluded``: who may be no member; ``can_quantize``: whose output can be rounded, as the last one's is."""
         made = cls()
+
+        def allowed(members: Sequence[Event]) -> bool:
+            return can_quantize(members[-1]) and not any(map(excluded, members))
+
         for event in graph.events:
             after = _only_reader(event)
-            if after is not None and _folds(event, after, modules) and can_quantize(event):
+            if after is not None and _folds(event, after, modules) and not (excluded(event) or excluded(after)):
                 made._add([event, after])
                 made.folded[after.key] = event
         groups = [group.op_list for group in config.supergroups]
         for event in graph.events:
             for op_list in groups:
                 members = made._chain(event, op_list)
-                if members is not None and all(map(can_quantize, members)):
+                if members is not None and allowed(members):
                     made._add(members)
             for name in config.supergroup_pass_list:
                 region = next(_regions(event, PASSES.get(name, ())), None)
-                if region is not None and all(map(can_quantize, region)):
+                if region is not None and allowed(region):
                     made._add(region)
         return made
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from ..observers import MinMaxObserver
 from .grid import Grid
@@ -69,8 +70,7 @@ class Calibration:
         collector = self._stop_observing()
         if collector is None or not collector.seen:
             return False
-        if self.unsigned_symmetric and self.symmetric:
-            self._choose_sign(bool((collector.min >= 0).all()))
+        self._choose_sign(collector.min)
         if self._dynamic:
             self.clip.fill_(1.0)
             self._initialized, self._unseen = True, False
@@ -80,8 +80,11 @@ class Calibration:
             self._write_range(*collector.range(grid.qmin, grid.qmax, grid.symmetric, grid.zero_point))
         return True
 
-    def _choose_sign(self, nonnegative: bool) -> None:
-        """``0 .. 2^b - 1`` around zero point 0, or the signed grid."""
+    def _choose_sign(self, values: Tensor) -> None:
+        """With ``unsigned_symmetric``, ``0 .. 2^b - 1`` around zero point 0 where nothing is negative."""
+        if not (self.unsigned_symmetric and self.symmetric):
+            return
+        nonnegative = bool((values >= 0).all())
         if nonnegative and self.signed:
             self._signed_grid = self._grid
             self._change_grid(0, 2**self.bitwidth - 1, True, 0)

@@ -106,7 +106,8 @@ class AffineQuantizer(Numbers, Calibration, Saving, AimetNames, nn.Module):
                 f"{owner}: mode 'dynamic' came with parametrization {parametrization!r}, expected 'min_max'. "
                 "A dynamic range is derived from the tensor and has no parameters of its own."
             )
-        if grad_scale != "lsq" and (isinstance(grad_scale, str) or not (math.isfinite(grad_scale) and grad_scale > 0)):
+        known = grad_scale == "lsq" or isinstance(grad_scale, (int, float))
+        if not known or (grad_scale != "lsq" and not (math.isfinite(grad_scale) and grad_scale > 0)):
             raise ValueError(f"{owner}: grad_scale is {grad_scale!r}, expected a positive number or 'lsq'.")
         if grad_scale != 1.0 and parametrization != "scale_zero_point":
             raise ValueError(
@@ -213,8 +214,38 @@ class AffineQuantizer(Numbers, Calibration, Saving, AimetNames, nn.Module):
 
     @property
     def parametrization(self) -> str:
-        """``"min_max"`` or ``"scale_zero_point"``."""
+        """``"min_max"`` or ``"scale_zero_point"``.
+
+        Setting it keeps scale and zero point, makes new parameters, and sets ``grad_scale`` to 1; a dynamic range
+        becomes learned.
+
+        Raises (when set):
+            ValueError: It is neither. RuntimeError: as for :attr:`mode`.
+        """
         return self._parametrization
+
+    @parametrization.setter
+    def parametrization(self, parametrization: str) -> None:
+        self._check_options(type(self).__name__, "learned", parametrization, 1.0)
+        if parametrization == self._parametrization:
+            return
+        if self._dynamic:
+            self.mode = "learned"
+        mode, device = self.mode, self._device()
+        kept = [tensor.detach() for tensor in self._affine()] if self.is_initialized() else None
+        self._hold_as(parametrization, 1.0)
+        self._install(self._layout, mode, device)
+        if kept is not None:
+            self._write_affine(*kept)
+
+    def _hold_as(self, parametrization: str, grad_scale: float | str) -> None:
+        """Change what a range is held as; :meth:`_install` then makes the parameters."""
+        if parametrization != self._parametrization:
+            for name in PARAMETERS[self._parametrization]:
+                del self._parameters[name]
+            for name in PARAMETERS[parametrization]:
+                self.register_parameter(name, None)
+        self._parametrization, self.grad_scale = parametrization, grad_scale
 
     @property
     def qmin(self) -> int:

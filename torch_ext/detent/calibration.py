@@ -6,10 +6,10 @@ import contextlib
 import warnings
 from collections.abc import Iterator
 
-from torch import Tensor, nn
+from torch import nn
 
 from ._running import evaluating
-from .nn.base import holder
+from .nn.base import parameters_of
 from .quantizers import AffineQuantizer
 
 __all__ = ["compute_encodings"]
@@ -70,10 +70,8 @@ def compute_encodings(*models: nn.Module) -> Iterator[None]:
 def _calibrate_params(model: nn.Module, active: dict[AffineQuantizer, None]) -> set[AffineQuantizer]:
     """Ranges of parameters come from the parameters alone."""
     done: set[AffineQuantizer] = set()
-    for module in model.modules():
-        for name, quantizer in holder(module, "param").items():
-            parameter = getattr(module, name, None)
-            if quantizer in active and quantizer not in done and isinstance(parameter, Tensor):
-                done.add(quantizer)
-                quantizer._calibrate_on(parameter)
+    for quantizer, owner, name in parameters_of(model):
+        if quantizer in active:
+            done.add(quantizer)
+            quantizer._calibrate_on(getattr(owner, name))
     return done

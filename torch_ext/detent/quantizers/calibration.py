@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..observers import MinMaxObserver
+from .grid import Grid
 
 if TYPE_CHECKING:
     from .base import AffineQuantizer
@@ -68,10 +69,18 @@ class Calibration:
     def _finish_observing(self) -> bool:
         """Leave calibration with a new range; False where no data came, and then the old state stays."""
         collector = self._stop_observing()
-        return collector is not None and self._settle([collector])
+        if collector is None or not collector.seen:
+            return False
+        self._choose_sign(collector.min)
+        return self._settle([collector])
 
     def _calibrate_on(self, x: Tensor) -> bool:
         """Calibration with one tensor: the parameter that a quantizer is for. False where it holds nothing."""
+        if self.unsigned_symmetric:
+            extremes = MinMaxObserver(self.shape, self.block_size)
+            extremes.update(x)
+            if extremes.seen:
+                self._choose_sign(extremes.min)
         return self._settle(self._observed_pieces(x.detach()))
 
     def _observed_pieces(self, x: Tensor) -> Iterator[MinMaxObserver]:
@@ -119,6 +128,19 @@ class Calibration:
             self.clip = clip.to(self.clip.device)
         self._clip_per_group = clip.numel() > 1
 
+    def _choose_sign(self, values: Tensor) -> None:
+        """With ``unsigned_symmetric``, ``0 .. 2^b - 1`` around zero point 0 where nothing is negative."""
+        if not (self.unsigned_symmetric and self.symmetric):
+            return
+        nonnegative = bool((values >= 0).all())
+        if nonnegative and self.signed:
+            self._signed_grid = self._grid
+            self._change_grid(0, 2**self.bitwidth - 1, True, 0)
+        elif not nonnegative and not self.signed:
+            whole, kept = Grid.of_bitwidth(self._title(), self.bitwidth, True), self._signed_grid
+            grid = whole if kept is None or kept.bitwidth != self.bitwidth else kept
+            self._change_grid(grid.qmin, grid.qmax, True, grid.zero_point)
+
     def _mark_unseen(self) -> None:
         """Calibration is over and no data came: pass float from now on, with one warning."""
         if not self.is_initialized():
@@ -126,11 +148,11 @@ class Calibration:
 
     def _snapshot(self) -> tuple:
         tensors = {name: tensor.detach().clone() for name, tensor in (*self.named_parameters(), *self.named_buffers())}
-        return tensors, self._initialized, self._unseen
+        return tensors, self._grid, self._initialized, self._unseen
 
     @torch.no_grad()
     def _restore(self, snapshot: tuple) -> None:
-        tensors, self._initialized, self._unseen = snapshot
+        tensors, self._grid, self._initialized, self._unseen = snapshot
         for name, tensor in tensors.items():
             if name == "clip":
                 self._set_clip(tensor)

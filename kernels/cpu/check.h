@@ -2,8 +2,8 @@
 #ifndef DETENT_CPU_CHECK_H
 #define DETENT_CPU_CHECK_H
 
-#include "detent/float_cast.h"
 #include "detent/encode.h"
+#include "detent/float_cast.h"
 
 #ifdef __cplusplus
 extern "C" {

@@ -272,7 +272,7 @@ class PercentileObserver(HistogramObserver):
         >>> observer = PercentileObserver((1,), percentile=75.0)
         >>> observer.update(torch.arange(0.0, 101.0))
         >>> observer.range(0, 255, symmetric=False)[1]
-        tensor([75.7500])
+        tensor([75.0938])
     """
 
     def __init__(
@@ -312,7 +312,7 @@ class SqnrObserver(HistogramObserver):
         ValueError (from :meth:`range`): An argument is out of its bounds.
     Example:
         >>> observer = SqnrObserver((1,))
-        >>> observer.update(torch.cat([torch.linspace(-1, 1, 1000), torch.tensor([9.0])]))
+        >>> observer.update(torch.cat([torch.linspace(-1, 1, 10000), torch.tensor([9.0])]))
         >>> bool(observer.range(-8, 7, symmetric=True)[1] < 2)  # the outlier is given up
         True
     """
@@ -335,7 +335,7 @@ class MseObserver(HistogramObserver):
 
     Example:
         >>> observer = MseObserver((1,))
-        >>> observer.update(torch.cat([torch.linspace(-1, 1, 1000), torch.tensor([9.0])]))
+        >>> observer.update(torch.cat([torch.linspace(-1, 1, 10000), torch.tensor([9.0])]))
         >>> bool(observer.range(-8, 7, symmetric=True)[1] < 2)
         True
     """
@@ -350,7 +350,7 @@ class EntropyObserver(HistogramObserver):
 
     Example:
         >>> observer = EntropyObserver((1,))
-        >>> observer.update(torch.cat([torch.linspace(-1, 1, 1000), torch.tensor([9.0])]))
+        >>> observer.update(torch.cat([torch.linspace(-1, 1, 10000), torch.tensor([9.0])]))
         >>> bool(observer.range(-128, 127, symmetric=True)[1] < 9)
         True
     """

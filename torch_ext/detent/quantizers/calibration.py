@@ -76,7 +76,11 @@ class Calibration:
 
     def _calibrate_on(self, x: Tensor) -> bool:
         """Calibration with one tensor: the parameter that a quantizer is for. False where it holds nothing."""
-        self._choose_sign(x.detach())
+        if self.unsigned_symmetric:
+            extremes = MinMaxObserver(self.shape, self.block_size)
+            extremes.update(x)
+            if extremes.seen:
+                self._choose_sign(extremes.min)
         return self._settle(self._observed_pieces(x.detach()))
 
     def _observed_pieces(self, x: Tensor) -> Iterator[MinMaxObserver]:
@@ -115,6 +119,15 @@ class Calibration:
             self._write_range(low, high)
         return True
 
+    def _set_clip(self, clip: Tensor) -> None:
+        """One factor, or one per group."""
+        clip = clip.detach().to(torch.float32).reshape(self.shape if clip.numel() > 1 else (1,))
+        if self.clip.shape == clip.shape:
+            self.clip.copy_(clip)
+        else:
+            self.clip = clip.to(self.clip.device)
+        self._clip_per_group = clip.numel() > 1
+
     def _choose_sign(self, values: Tensor) -> None:
         """With ``unsigned_symmetric``, ``0 .. 2^b - 1`` around zero point 0 where nothing is negative."""
         if not (self.unsigned_symmetric and self.symmetric):
@@ -127,15 +140,6 @@ class Calibration:
             whole, kept = Grid.of_bitwidth(self._title(), self.bitwidth, True), self._signed_grid
             grid = whole if kept is None or kept.bitwidth != self.bitwidth else kept
             self._change_grid(grid.qmin, grid.qmax, True, grid.zero_point)
-
-    def _set_clip(self, clip: Tensor) -> None:
-        """One factor, or one per group."""
-        clip = clip.detach().to(torch.float32).reshape(self.shape if clip.numel() > 1 else (1,))
-        if self.clip.shape == clip.shape:
-            self.clip.copy_(clip)
-        else:
-            self.clip = clip.to(self.clip.device)
-        self._clip_per_group = clip.numel() > 1
 
     def _mark_unseen(self) -> None:
         """Calibration is over and no data came: pass float from now on, with one warning."""

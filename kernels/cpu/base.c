@@ -1,5 +1,7 @@
 #include "detent/base.h"
 
+#include <float.h>
+
 #include "check.h"
 
 const char *detent_status_text(detent_status status)
@@ -60,6 +62,13 @@ detent_status detent_check_encoding(const detent_encoding *encoding)
 detent_status detent_check_affine(const detent_encoding *encoding)
 {
     return encoding != NULL && encoding->scale != NULL ? DETENT_OK : DETENT_BAD_ARGUMENT;
+}
+
+detent_status detent_check_format(detent_float_format format)
+{
+    const int bits = format.mantissa_bits >= 0 && format.mantissa_bits <= 23;
+    const int exponents = format.min_exponent <= 127 && format.min_exponent >= format.mantissa_bits - 149;
+    return bits && exponents && format.max > 0 && format.max <= FLT_MAX ? DETENT_OK : DETENT_BAD_ARGUMENT;
 }
 
 detent_status detent_check_arrays(const void *from, const void *to, detent_shape3 shape, size_t *elements)

@@ -2,7 +2,7 @@
 #ifndef DETENT_CPU_CHECK_H
 #define DETENT_CPU_CHECK_H
 
-#include "detent/base.h"
+#include "detent/float_cast.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -12,6 +12,7 @@ detent_status detent_check_shape(detent_shape3 shape, size_t *elements);
 detent_status detent_check_grid(const detent_encoding *encoding);     /* the grid alone */
 detent_status detent_check_encoding(const detent_encoding *encoding); /* the grid, and exactly one parametrization */
 detent_status detent_check_affine(const detent_encoding *encoding);   /* scale is given; the grid is not looked at */
+detent_status detent_check_format(detent_float_format format);
 int detent_is_float(detent_dtype dtype);
 
 /* The two tensors of a call: neither NULL unless empty. *elements is 0 for an empty tensor. */

@@ -115,9 +115,8 @@ static void DETENT_REAL(observe_narrow)(const JOB *job, const detent_tile *tile,
         (DETENT_REAL(detent_read)(job->x, job->dtype, at, n, buffer), n, (real)limit_of(job->dtype), columns.min,
          columns.max, columns.ignored);
     }
-    for (size_t i = 0; i < n; ++i)
-        DETENT_REAL(join)
-        (&row[tile->group_begin + i / shape.inner], columns.min[i], columns.max[i], columns.ignored[i]);
+    for (size_t i = 0; i < n; ++i) DETENT_REAL(join)
+    (&row[tile->group_begin + i / shape.inner], columns.min[i], columns.max[i], columns.ignored[i]);
 }
 
 static void DETENT_REAL(observe_wide)(const JOB *job, const detent_tile *tile, STATISTICS *row)

@@ -4,6 +4,7 @@
 
 #include "detent/encode.h"
 #include "detent/fake_quantize.h"
+#include "detent/float_cast.h"
 #include "detent/observe.h"
 #include "detent/quantize.h"
 #include "tensor.h"
@@ -42,6 +43,7 @@ struct Cpu {
   static constexpr auto fake_quantize_mask_bwd = &detent_fake_quantize_mask_bwd_cpu;
   static constexpr auto fake_quantize_dynamic_workspace = &detent_fake_quantize_dynamic_workspace;
   static constexpr auto fake_quantize_dynamic = &detent_fake_quantize_dynamic_cpu;
+  static constexpr auto float_cast = &detent_float_cast_cpu;
   static constexpr auto quantize = &detent_quantize_cpu;
   static constexpr auto quantize_bwd = &detent_quantize_bwd_cpu;
   static constexpr auto dequantize = &detent_dequantize_cpu;

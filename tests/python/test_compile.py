@@ -91,6 +91,16 @@ SAMPLES = {
         "fake_quantize_mask_backward",
         lambda: (tensors(4, 6, grad=False), mask_of(torch.empty(24)), None, [2, 3]),
     ),
+    "float_cast": ("float_cast", lambda: (tensors(4, 6), positive(6, grad=False), 3, -6, 448.0, 1)),
+    "float_cast, channels_last": ("float_cast", lambda: (channels_last(), positive(grad=False), 2, -14, 57344.0)),
+    "float_cast, blocks": (
+        "float_cast",
+        lambda: (tensors(4, 6), positive(2, 3, grad=False), 1, 0, 6.0, None, [2, 2]),
+    ),
+    "float_cast_mask": (
+        "float_cast_mask",
+        lambda: (tensors(4, 6, grad=False), positive(6, grad=False), 3, -6, 448.0, 1),
+    ),
     "quantize": ("quantize", lambda: (tensors(4, 6), positive(6), tensors(6), -8, 7, None, 1)),
     "quantize, integers": ("quantize", lambda: (channels_last(), positive(grad=False), None, -8, 7, torch.int8)),
     "quantize_backward": (

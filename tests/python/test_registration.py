@@ -49,6 +49,14 @@ SCHEMAS = {
         "int? zero_point=None) -> (Tensor y, Tensor min, Tensor max, Tensor mask)"
     ),
     "fake_quantize_mask_backward": "(Tensor grad_y, Tensor mask, int[]? order=None, int[]? block_size=None) -> Tensor",
+    "float_cast": (
+        "(Tensor x, Tensor scale, int mantissa_bits, int min_exponent, float max, int? axis=None, int[]? "
+        "block_size=None) -> Tensor"
+    ),
+    "float_cast_mask": (
+        "(Tensor x, Tensor scale, int mantissa_bits, int min_exponent, float max, int? axis=None, int[]? "
+        "block_size=None) -> (Tensor y, Tensor mask)"
+    ),
     "quantize": (
         "(Tensor x, Tensor scale, Tensor? zero_point, int qmin, int qmax, ScalarType? dtype=None, int? "
         "axis=None, int[]? block_size=None) -> Tensor"

@@ -74,6 +74,14 @@ def _fake_quantize_mask_backward(grad_y, mask, order=None, block_size=None):
     return grad_y.new_empty([grad_y.shape[dim] for dim in order]).permute(inverse)
 
 
+def _float_cast(x, scale, mantissa_bits, min_exponent, max, axis=None, block_size=None):
+    return torch.empty_like(x)
+
+
+def _float_cast_mask(x, scale, mantissa_bits, min_exponent, max, axis=None, block_size=None):
+    return torch.empty_like(x), _mask(x)
+
+
 def _quantize(x, scale, zero_point, qmin, qmax, dtype=None, axis=None, block_size=None):
     return torch.empty_like(x, dtype=dtype or x.dtype)
 
@@ -137,6 +145,8 @@ def register() -> None:
         "fake_quantize_dynamic": _fake_quantize_dynamic,
         "fake_quantize_dynamic_mask": _fake_quantize_dynamic_mask,
         "fake_quantize_mask_backward": _fake_quantize_mask_backward,
+        "float_cast": _float_cast,
+        "float_cast_mask": _float_cast_mask,
         "quantize": _quantize,
         "quantize_backward": _quantize_backward,
         "dequantize": _dequantize,

@@ -28,9 +28,9 @@ class Operator:
     """One way to call an operator.
 
     ``slots`` names the first arguments in order; ``""`` marks one that is never quantized. ``weight`` is the slot of a
-    weight and ``channels`` its output axis; ``None``: one scale for all. With ``listed`` the tensors come as one list, at
-    argument ``first``. With ``moves`` its outputs hold only numbers of its input (and zeros). With ``body`` it is what
-    that calls.
+    weight and ``channels`` its output axis; ``None``: one scale for all. With ``listed`` the tensors come as one list,
+    at argument ``first``. With ``moves`` its outputs hold only numbers of its input (and zeros). With ``body`` it is
+    what that calls.
     """
 
     name: str
@@ -42,6 +42,10 @@ class Operator:
     in_place: bool = False
     moves: bool = False
     body: Callable | None = None
+
+    def holds_parameter(self, slot: int) -> bool:
+        """Whether a slot takes a weight or a bias, whatever tensor that is."""
+        return slot == self.weight or (not self.listed and self.slots[slot : slot + 1] == ("bias",))
 
 
 _NAMESPACES = (
@@ -87,7 +91,8 @@ _UNARY = {
     "Softmin": ("softmin",), "LogSoftmax": ("log_softmax",),
     "ReduceMean": ("mean",), "ReduceSum": ("sum", "nansum"), "ReduceProd": ("prod",), "ReduceL2": ("norm",),
     "ReduceVariance": ("var", "std"), "ReduceLogSumExp": ("logsumexp",), "CumSum": ("cumsum",),
-    "CumProd": ("cumprod",), "LpNormalization": ("normalize",), "Resize": ("interpolate", "upsample", "grid_sample"),
+    "CumProd": ("cumprod",), "LpNormalization": ("normalize",),
+    "Resize": ("interpolate", "upsample", "upsample_nearest", "upsample_bilinear", "grid_sample"),
     "Col2Im": ("fold",), "LpPool": ("lp_pool1d", "lp_pool2d", "lp_pool3d"),
     "LocalResponseNormalization": ("local_response_norm",),
     "DFT": ("fft", "ifft", "rfft", "irfft", "fft2", "ifft2", "rfft2", "irfft2", "fftn", "ifftn", "rfftn", "irfftn"),
@@ -108,6 +113,8 @@ _PRODUCTS = {
     ("bilinear",): ("Bilinear", ("input1", "input2", "")),
     ("cdist",): ("Cdist", ("x1", "x2")),
     ("cosine_similarity",): ("CosineSimilarity", ("x1", "x2")),
+    ("pairwise_distance",): ("PairwiseDistance", ("x1", "x2")),
+    ("pdist",): ("Cdist", _X),
 }
 _MOVERS = (
     "view", "reshape", "view_as", "reshape_as", "permute", "transpose", "t", "flatten", "ravel", "unflatten", "squeeze",
@@ -115,9 +122,14 @@ _MOVERS = (
     "split_with_sizes", "tensor_split", "unbind", "narrow", "select", "index_select", "__getitem__", "gather",
     "take_along_dim", "repeat", "repeat_interleave", "tile", "roll", "flip", "movedim", "swapaxes", "swapdims",
     "max_pool1d", "max_pool2d", "max_pool3d", "_max_pool1d", "_max_pool2d", "_max_pool3d", "adaptive_max_pool1d",
-    "adaptive_max_pool2d", "adaptive_max_pool3d", "dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout",
-    "alpha_dropout", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "unfold", "amax", "amin", "max", "min",
-    "topk", "sort", "to", "type", "float", "half", "bfloat16", "double", "type_as", "cuda", "cpu", "diagonal",
+    "adaptive_max_pool2d", "adaptive_max_pool3d", "max_pool1d_with_indices", "max_pool2d_with_indices",
+    "max_pool3d_with_indices", "adaptive_max_pool1d_with_indices", "adaptive_max_pool2d_with_indices",
+    "adaptive_max_pool3d_with_indices", "fractional_max_pool2d", "fractional_max_pool3d",
+    "fractional_max_pool2d_with_indices", "fractional_max_pool3d_with_indices", "max_unpool1d", "max_unpool2d",
+    "max_unpool3d", "feature_alpha_dropout", "dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout",
+    "alpha_dropout", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle", "unfold", "amax",
+    "amin", "max", "min", "topk", "sort", "to", "type", "float", "half", "bfloat16", "double", "type_as", "cuda", "cpu",
+    "diagonal",
     "as_strided", "requires_grad_", "triu", "tril", "moveaxis", "_make_subclass", "alias", "pad", "narrow_copy",
     "rot90", "hsplit", "vsplit", "dsplit", "masked_select", "index", "broadcast_tensors", "meshgrid", "median",
     "kthvalue", "cummax", "cummin", "diag", "diag_embed", "atleast_1d", "atleast_2d", "atleast_3d", "positive",
@@ -159,9 +171,10 @@ def _operators() -> dict[object, Operator]:
     put(("softmax",), "Softmax", _X)
     table[torch.ops.aten._safe_softmax.default] = Operator("softmax", "Softmax", _X)
     for n in "123":
-        put((f"conv{n}d",), "Conv", ("input", "weight", ""), weight=1)
-        put((f"conv_transpose{n}d",), "ConvTranspose", ("input", "weight", ""), weight=1, channels=1)
-    put(("linear",), "Gemm", ("input", "weight", ""), weight=1)
+        put((f"conv{n}d",), "Conv", ("input", "weight", "bias"), weight=1)
+        put((f"conv_transpose{n}d",), "ConvTranspose", ("input", "weight", "bias"), weight=1, channels=1)
+    put(("conv_tbc",), "Conv", ("input", "weight", "bias"), weight=1, channels=2)
+    put(("linear",), "Gemm", ("input", "weight", "bias"), weight=1)
     put(("grouped_mm", "_grouped_mm"), "MatMul", ("input", "weight"), weight=1, channels=2)
     put(("prelu",), "PRelu", ("input", ""))
     for names in (("cat", "concat", "concatenate"), ("stack",), ("hstack",), ("vstack",)):

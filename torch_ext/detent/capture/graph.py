@@ -8,19 +8,26 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from .._running import call_with_sample, without_trace
+from .._running import call_with_sample, evaluating, without_trace
 from ..nn import is_leaf
 from ..nn.calls import execution
-from ..nn.table import SLOTS
+from ..nn.table import CLASSES, SLOTS
+from ..nn.tensors import map_arguments, map_tensors
 from .functions import KEEP_AXES, POLES, WRITERS, Operator, arguments, carries_floats, find, is_quantizable
 
 __all__ = ["Event", "Graph", "Read", "Value", "record"]
 
 #: Leaf modules whose outputs hold only numbers of their inputs.
-MOVING = ("MaxPool", "GlobalMaxPool", "Flatten", "Dropout", "Identity")
+MOVING = (
+    "MaxPool", "GlobalMaxPool", "MaxUnpool", "Flatten", "Reshape", "Dropout", "Identity", "Pad", "DepthToSpace",
+    "SpaceToDepth", "ChannelShuffle", "Im2Col",
+)  # fmt: skip
+#: Those among them that leave numbers out: an input of the model is quantized before, as it comes.
+POOLING = ("MaxPool", "GlobalMaxPool")
 
 _HUGE = 1e8  # a mask, not data
 
@@ -35,6 +42,7 @@ class Value:
     constant: bool = False  # made of parameters, buffers and plain numbers alone
     nearest_zero: float = 1.0  # where a pole is at zero: its smallest magnitude over its span
     is_result: bool = False
+    entered: bool = False  # was there before any function that was seen
     parameter: str | None = None  # full name of the parameter it is, or holds numbers of
     mover: Event | None = None  # the call that read that parameter to move its numbers
     axes_kept: bool = True  # whether the dimensions are where the parameter has them
@@ -60,7 +68,8 @@ class Event:
     onnx_op: str
     operator: Operator | None = None
     reads: list[Read] = field(default_factory=list)
-    output: Value | None = None
+    output: Value | None = None  # the first of
+    outputs: dict[int, Value] = field(default_factory=dict)  # by slot
     on_state: bool = False  # works in place on a buffer or parameter
     constant: bool = False  # of parameters, buffers and plain numbers alone
     integers: bool = False  # its output is not of a float type
@@ -82,6 +91,7 @@ class Graph:
     callers: dict[str, set[str]] = field(default_factory=dict)  # module -> who calls it
     calls: dict[str, int] = field(default_factory=dict)  # module -> executions
     unknown: dict[str, set[str]] = field(default_factory=dict)  # module -> functions nobody knows
+    returned: list[Value] = field(default_factory=list)  # by the model
 
 
 @dataclass
@@ -212,10 +222,17 @@ class _Recorder(TorchFunctionMode):
                 frame.use = self._use(path, outer)
                 if leaf:
                     frame.event = Event(path, None, frame.use, SLOTS[type(module)].onnx_op)
-                    frame.input = args[0] if args else kwargs.get("input")
-                    if is_quantizable(frame.input):
-                        self._read(frame.event, 0, frame.input)
+                    frame.input = args[0] if args else next(iter(kwargs.values()), None)
+                    self._leaf_reads(frame.event, type(module), args, kwargs)
             self.frames.append(frame)
+
+    def _leaf_reads(self, event: Event, float_class: type, args: tuple, kwargs: dict) -> None:
+        def read(slot: int, tensor: Tensor) -> Tensor:
+            if slot < SLOTS[float_class].inputs and is_quantizable(tensor):
+                self._read(event, slot, tensor)
+            return tensor
+
+        map_arguments(CLASSES[float_class]._argument_names, args, kwargs, read)
 
     def _use(self, path: str, outer: _Frame | None) -> int:
         """Which execution of the module at ``path`` begins."""
@@ -238,21 +255,22 @@ class _Recorder(TorchFunctionMode):
                 if event.reads:
                     event.reads[0].value.reads.remove(event.reads[0])
                     value, direct = self._origin(frame.input)
+                    if value.entered and event.onnx_op in POOLING:
+                        event.output = value = Value(event, masking=value.masking)
                     for t in tree_leaves(output):
                         if is_quantizable(t):
                             self._set(t, value, direct and t is frame.input)
                 self.graph.events.append(event)
                 return
-            self._made(event, output)
+            self._made(event, output, SLOTS[type(module)].outputs)
 
     # --- tensors ------------------------------------------------------------------------------------------------------
 
     def _origin(self, tensor: Tensor) -> tuple[Value | None, bool]:
-        known = self.origins.get(id(tensor))
-        if known is None and id(tensor) in self.parameters:
-            self._set(tensor, Value(None, masking=_masking(tensor), constant=True, parameter=self.parameters[id(tensor)]), True)
-            known = self.origins[id(tensor)]
-        return known or (None, True)
+        name = self.parameters.get(id(tensor))
+        if name is not None and id(tensor) not in self.origins:
+            self._set(tensor, Value(None, masking=_masking(tensor), constant=True, parameter=name), True)
+        return self.origins.get(id(tensor), (None, True))
 
     def _set(self, tensor: Tensor, value: Value | None, direct: bool) -> None:
         self.origins[id(tensor)] = value, direct
@@ -261,7 +279,7 @@ class _Recorder(TorchFunctionMode):
     def _read(self, event: Event, slot: int, tensor: Tensor) -> None:
         value, direct = self._origin(tensor)
         if value is None:
-            value = Value(None, masking=_masking(tensor))
+            value = Value(None, masking=_masking(tensor), entered=True)
             self._set(tensor, value, True)
         read = Read(event, slot, value, direct, tensor.shape)
         value.reads.append(read)
@@ -270,13 +288,17 @@ class _Recorder(TorchFunctionMode):
         if event.operator is not None and POLES.get(event.operator.name) == slot:
             value.nearest_zero = min(value.nearest_zero, _nearest_zero(tensor))
 
-    def _made(self, event: Event, y) -> None:
+    def _made(self, event: Event, y, slots: int = 1) -> None:
+        def made(slot: int, tensor: Tensor) -> Tensor:
+            if slot < slots and is_quantizable(tensor):
+                event.outputs[slot] = Value(event, masking=_masking(tensor), constant=event.constant)
+                self._set(tensor, event.outputs[slot], True)
+            event.integers |= slot == 0 and not (tensor.is_floating_point() or tensor.is_complex())
+            return tensor
+
         with torch._C.DisableTorchFunction():
-            first = y[0] if isinstance(y, (tuple, list)) and y else y
-            if is_quantizable(first):
-                event.output = Value(event, masking=_masking(first), constant=event.constant)
-                self._set(first, event.output, True)
-            event.integers = isinstance(first, Tensor) and not (first.is_floating_point() or first.is_complex())
+            map_tensors(y, made)
+            event.output = event.outputs.get(0)
             self.graph.events.append(event)
 
 
@@ -308,7 +330,10 @@ def _nearest_zero(tensor: Tensor) -> float:
 
 
 def record(model: nn.Module, sample) -> Graph:
-    """Run the sample once, leaving no trace."""
+    """Run the sample once, leaving no trace; lazy modules take their shapes from it."""
+    if any(is_lazy(parameter) for parameter in (*model.parameters(), *model.buffers())):
+        with evaluating(model), torch.random.fork_rng():
+            call_with_sample(model, sample)
     recorder, hooks = _Recorder(model), []
     try:
         for path, module in model.named_modules():
@@ -324,4 +349,5 @@ def record(model: nn.Module, sample) -> Graph:
         value = recorder.origins.get(id(tensor), (None, True))[0]
         if value is not None:
             value.is_result = True
+            recorder.graph.returned.append(value)
     return recorder.graph

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .._layout import Layout
 from ..defs import Granularity
 from ..observers import MinMaxObserver
+from .aimet_names import AimetNames
 from .calibration import Calibration
 from .grid import PARAMETERS, Grid
 from .numbers import Numbers
@@ -25,7 +26,7 @@ __all__ = ["AffineQuantizer", "quantization_disabled"]
 _MODES = ("fixed", "dynamic", "learned")
 
 
-class AffineQuantizer(Numbers, Calibration, Saving, nn.Module):
+class AffineQuantizer(Numbers, Calibration, Saving, AimetNames, nn.Module):
     """Base of :class:`Quantize` and :class:`QuantizeDequantize`; see there for the arguments.
 
     A quantizer has a grid, a range and a mode. ``mode`` is
@@ -40,8 +41,8 @@ class AffineQuantizer(Numbers, Calibration, Saving, nn.Module):
 
     # Tracing would compile properties; these are for people.
     __jit_unused_properties__ = [
-        "axis", "bitwidth", "block_size", "enabled", "granularity", "mode", "parametrization", "qmax", "qmin", "shape",
-        "signed", "symmetric",
+        "axis", "bitwidth", "block_size", "enabled", "encoding_analyzer", "granularity", "mode", "parametrization",
+        "qmax", "qmin", "shape", "signed", "symmetric", "use_symmetric_encodings",
     ]  # fmt: skip
 
     def __init__(
@@ -55,6 +56,7 @@ class AffineQuantizer(Numbers, Calibration, Saving, nn.Module):
         zero_point: int | None = None,
         block_size: Sequence[int] | None = None,
         observer: MinMaxObserver | None = None,
+        encoding_analyzer: MinMaxObserver | None = None,
         mode: str = "learned",
         parametrization: str = "min_max",
         grad_scale: float | str = 1.0,
@@ -63,6 +65,8 @@ class AffineQuantizer(Numbers, Calibration, Saving, nn.Module):
         self._check_options(owner, mode, parametrization, grad_scale)
         layout = Layout.of(owner, shape, block_size)
         checked = self._read_grid(owner, grid, bitwidth, qmin, qmax, symmetric, zero_point)
+        if observer is None:
+            observer = encoding_analyzer
         if observer is not None and observer.shape != layout.shape:
             raise ValueError(
                 f"{owner}: the observer has shape {observer.shape}, expected {layout.shape}, the quantizer's."
@@ -75,6 +79,9 @@ class AffineQuantizer(Numbers, Calibration, Saving, nn.Module):
         self._initialized = mode == "dynamic"
         self._unseen = False
         self._overwritable = True
+        #: Calibration of a symmetric range gives the grid 0 .. 2^b - 1 where there are no negative numbers.
+        self.unsigned_symmetric = False
+        self._signed_grid: Grid | None = None  # what it was before
         self._observing: str | None = None
         self._collector: MinMaxObserver | None = None
         self._source: Source | None = None

@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from ..observers import MinMaxObserver
+from .grid import Grid
 
 if TYPE_CHECKING:
     from .base import AffineQuantizer
@@ -68,6 +70,7 @@ class Calibration:
         collector = self._stop_observing()
         if collector is None or not collector.seen:
             return False
+        self._choose_sign(collector.min)
         if self._dynamic:
             self.clip.fill_(1.0)
             self._initialized, self._unseen = True, False
@@ -77,6 +80,19 @@ class Calibration:
             self._write_range(*collector.range(grid.qmin, grid.qmax, grid.symmetric, grid.zero_point))
         return True
 
+    def _choose_sign(self, values: Tensor) -> None:
+        """With ``unsigned_symmetric``, ``0 .. 2^b - 1`` around zero point 0 where nothing is negative."""
+        if not (self.unsigned_symmetric and self.symmetric):
+            return
+        nonnegative = bool((values >= 0).all())
+        if nonnegative and self.signed:
+            self._signed_grid = self._grid
+            self._change_grid(0, 2**self.bitwidth - 1, True, 0)
+        elif not nonnegative and not self.signed:
+            whole, kept = Grid.of_bitwidth(self._title(), self.bitwidth, True), self._signed_grid
+            grid = whole if kept is None or kept.bitwidth != self.bitwidth else kept
+            self._change_grid(grid.qmin, grid.qmax, True, grid.zero_point)
+
     def _mark_unseen(self) -> None:
         """Calibration is over and no data came: pass float from now on, with one warning."""
         if not self.is_initialized():
@@ -84,11 +100,11 @@ class Calibration:
 
     def _snapshot(self) -> tuple:
         tensors = {name: tensor.detach().clone() for name, tensor in (*self.named_parameters(), *self.named_buffers())}
-        return tensors, self._initialized, self._unseen
+        return tensors, self._grid, self._initialized, self._unseen
 
     @torch.no_grad()
     def _restore(self, snapshot: tuple) -> None:
-        tensors, self._initialized, self._unseen = snapshot
+        tensors, self._grid, self._initialized, self._unseen = snapshot
         for name, tensor in tensors.items():
             getattr(self, name).copy_(tensor)
         self._note_versions()

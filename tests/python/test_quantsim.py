@@ -427,8 +427,6 @@ def test_report_lists_every_quantizer(net, x):
     [
         (dict(quant_scheme="max"), ValueError, "quant_scheme is 'max'"),
         (dict(quant_scheme=3), ValueError, "expected a QuantScheme"),
-        (dict(quant_scheme="tf_enhanced"), NotImplementedError, "expected one of min_max"),
-        (dict(quant_scheme=QuantScheme.post_training_percentile), NotImplementedError, "min_max"),
         (dict(rounding_mode="stochastic"), ValueError, "expected 'nearest'"),
         (dict(default_output_bw=1), ValueError, "default_output_bw is 1"),
         (dict(default_param_bw=8.0), ValueError, "default_param_bw is 8.0"),

@@ -20,6 +20,7 @@ if _library.status["detent_autograd"]:
 
 from . import analysis, compat, config, functional, observers, ptq, qat, quantizers  # noqa: E402
 from ._library import build_info  # noqa: E402
+from .calibration import compute_encodings  # noqa: E402
 from .config import Config  # noqa: E402
 from .defs import QuantizationDataType, QuantScheme  # noqa: E402
 from .quantsim import (  # noqa: E402
@@ -40,6 +41,7 @@ __all__ = [
     "build_info",
     "compat",
     "config",
+    "compute_encodings",
     "functional",
     "load_checkpoint",
     "load_encodings_to_sim",

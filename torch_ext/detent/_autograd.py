@@ -116,6 +116,7 @@ def register() -> None:
     for name in [
         "fake_quantize_backward", "fake_quantize_range_backward", "fake_quantize_mask_backward", "fake_quantize_mask",
         "fake_quantize_range_mask", "fake_quantize_dynamic_mask", "float_cast_mask", "quantize_backward",
-        "dequantize_backward", "encode_min_max", "encode_affine", "observe_min_max",
+        "dequantize_backward", "encode_min_max", "encode_affine", "observe_min_max", "encode_percentile", "encode_sqnr",
+        "encode_mse", "encode_entropy",
     ]:  # fmt: skip
         torch.library.register_autograd(f"detent::{name}", _raise_second_order(name))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 from torch import nn
 
 from ._looking import Looking
-from ._running import evaluating
+from .calibration import compute_encodings
 from .capture import call_sites, exclude, install, record, strip
 from .checkpoints import load_checkpoint, save_checkpoint
 from .config import Config
@@ -23,6 +22,7 @@ from .encodings import AffineEncoding, loading, text
 from .encodings import files as encodings_files
 from .nn import QuantizedModule
 from .nn.base import entries, holder, parameters_of
+from .observers import PercentileObserver, observer_of
 from .quantizers import AffineQuantizer, quantization_disabled
 
 __all__ = [
@@ -55,7 +55,8 @@ class QuantizationSimModel(Looking):
             :data:`detent.config.NAMES` or a :class:`detent.config.Config`; ``None`` is ``"default_per_channel"``.
         default_data_type: ``QuantizationDataType.int``, the only value supported.
     Raises:
-        ValueError: An argument is out of its range. NotImplementedError: it names something unsupported.
+        ValueError: An argument is out of its range, or the model is scripted.
+        NotImplementedError: An argument names something unsupported.
         RuntimeError: The model is quantized already.
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -78,6 +79,11 @@ class QuantizationSimModel(Looking):
         default_data_type: QuantizationDataType = QuantizationDataType.int,
     ):
         self.quant_scheme = _checked_scheme(quant_scheme)
+        if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
+            raise ValueError(
+                f"QuantizationSimModel: model is a {type(model).__name__}, expected a torch.nn.Module that runs in "
+                "Python. Build the sim from the original model; export() can trace it."
+            )
         _check_options(rounding_mode, default_output_bw, default_param_bw, default_data_type)
         self.config = Config.load(config_file)
         selected = Selected(self.config.overrides, model)
@@ -101,6 +107,8 @@ class QuantizationSimModel(Looking):
             param_bw=default_param_bw,
             learned=self.quant_scheme.learns_ranges,
         )
+        for quantizer in self.quantizers():
+            quantizer.observer = observer_of(self.quant_scheme, quantizer.shape, quantizer.block_size)
 
     # --- calibration --------------------------------------------------------------------------------------------------
 
@@ -118,39 +126,30 @@ class QuantizationSimModel(Looking):
             Whatever the callback raises; the model is then as it was before, ranges and training flags included.
         """
         arguments = () if forward_pass_callback_args is _UNSET else (forward_pass_callback_args,)
-        active = [quantizer for quantizer in self.quantizers() if quantizer.enabled and quantizer._overwritable]
-        before = [(quantizer, quantizer._snapshot()) for quantizer in active]
-        try:
-            with evaluating(self.model):
-                of_params = self._calibrate_params(active)
-                observing = [quantizer for quantizer in active if quantizer not in of_params]
-                for quantizer in observing:
-                    quantizer._start_observing("pass")
-                forward_pass_callback(self.model, *arguments)
-                found = [quantizer._finish_observing() for quantizer in observing]
-        except BaseException:  # Ctrl-C too
-            for quantizer, snapshot in before:
-                quantizer._restore(snapshot)
-            raise
-        for quantizer in observing:
-            quantizer._mark_unseen()
-        if observing and not any(found):
-            warnings.warn(
-                "compute_encodings: no quantizer saw any data, so activations stay float. The callback is given the "
-                "model: run your data through that one.",
-                stacklevel=2,
-            )
+        with compute_encodings(self.model):
+            forward_pass_callback(self.model, *arguments)
 
-    def _calibrate_params(self, active: list[AffineQuantizer]) -> set[AffineQuantizer]:
-        """Ranges of parameters come from the parameters alone."""
-        done: set[AffineQuantizer] = set()
-        for quantizer, owner, name in parameters_of(self.model):
-            if quantizer in active:
-                done.add(quantizer)
-                quantizer._start_observing("pass")
-                quantizer._collector.update(getattr(owner, name))
-                quantizer._finish_observing()
-        return done
+    def set_percentile_value(self, percentile_value: float) -> None:
+        """Choose the percentile of scheme ``post_training_percentile``, for the next :meth:`compute_encodings`.
+
+        Args:
+            percentile_value: 50 to 100; 100, the value at first, keeps every value inside.
+        Raises:
+            ValueError: It is not. RuntimeError: the scheme is another one.
+        Example:
+            >>> sim = QuantizationSimModel(torch.nn.Linear(4, 2), torch.randn(1, 4), "percentile")
+            >>> sim.set_percentile_value(99.9)
+            >>> sim.compute_encodings(lambda model: model(torch.randn(32, 4)))
+        """
+        observers = [quantizer.observer for quantizer in self.quantizers()]
+        observers = [observer for observer in observers if isinstance(observer, PercentileObserver)]
+        if not observers:
+            raise RuntimeError(
+                f"set_percentile_value: the sim's scheme is {self.quant_scheme.name}, expected "
+                "post_training_percentile. Build the sim with quant_scheme='percentile'."
+            )
+        for observer in observers:
+            observer.percentile = percentile_value
 
     # --- changing what is quantized -----------------------------------------------------------------------------------
 
@@ -423,14 +422,6 @@ def _checked_scheme(scheme: str | QuantScheme | None) -> QuantScheme:
         scheme = QuantScheme.from_str(scheme)
     if not isinstance(scheme, QuantScheme):
         raise ValueError(f"QuantizationSimModel: quant_scheme is {scheme!r}, expected a QuantScheme or its name.")
-    supported = (
-        QuantScheme.min_max,
-        QuantScheme.training_range_learning_with_tf_init,
-        QuantScheme.training_range_learning,
-    )
-    if scheme not in supported:
-        names = ", ".join(known.name for known in supported)
-        raise NotImplementedError(f"QuantizationSimModel: quant_scheme is {scheme.name}, expected one of {names}.")
     return scheme
 
 

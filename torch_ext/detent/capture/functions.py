@@ -8,6 +8,7 @@ these are in :mod:`detent.capture.composites`.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import FunctionType
@@ -15,11 +16,12 @@ from types import FunctionType
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._ops import OpOverload, OpOverloadPacket
 
 from .composites import BODIES
 
 __all__ = [
-    "KEEP_AXES", "POLES", "WRITERS", "Operator", "arguments", "carries_floats", "find", "is_quantizable", "replaced",
+    "KEEP_AXES", "WRITERS", "Operator", "arguments", "carries_floats", "find", "is_quantizable", "pole", "replaced",
 ]  # fmt: skip
 
 
@@ -110,6 +112,7 @@ _PRODUCTS = {
     ("addmm",): ("Gemm", ("", "mat1", "mat2")),
     ("baddbmm",): ("MatMul", ("input", "batch1", "batch2")),
     ("outer",): ("MatMul", ("input", "vec2")),
+    ("affine_grid",): ("AffineGrid", ("theta",)),
     ("bilinear",): ("Bilinear", ("input1", "input2", "")),
     ("cdist",): ("Cdist", ("x1", "x2")),
     ("cosine_similarity",): ("CosineSimilarity", ("x1", "x2")),
@@ -139,7 +142,7 @@ _WRITERS = (
     "__setitem__", "copy_", "fill_", "zero_", "scatter", "index_copy", "index_put", "index_fill", "masked_scatter",
     "select_scatter", "slice_scatter", "diagonal_scatter", "put_", "zeros_like", "ones_like", "full_like", "empty_like",
     "rand_like", "randn_like", "new_zeros", "new_ones", "new_full", "new_empty", "new_tensor", "bernoulli", "uniform_",
-    "normal_", "histc",
+    "normal_", "histc", "complex", "polar", "view_as_complex",
 )  # fmt: skip
 
 
@@ -200,11 +203,15 @@ _METHODS = {
     if isinstance(function, FunctionType) and function in vars(Tensor).values()
 }
 
+# Operators of other libraries, by library and name.
+_LIBRARIES = {
+    ("torchvision", "roi_align"): Operator("roi_align", "RoiAlign", ("input", "")),
+    ("torchvision", "ps_roi_align"): Operator("ps_roi_align", "RoiAlign", ("input", "")),
+    ("torchvision", "deform_conv2d"): Operator("deform_conv2d", "DeformConv", ("input", "weight"), weight=1),
+}
+
 #: Functions that write numbers from elsewhere, constants, counts or noise.
 WRITERS: frozenset = frozenset(_spellings(*_WRITERS))
-
-#: Argument by operator whose values must not become zero: infinite there, or of infinite slope.
-POLES = {"div": 1, "reciprocal": 0, "rsqrt": 0, "sqrt": 0, "log": 0, "log2": 0, "log10": 0}
 
 
 def find(function) -> Operator | None:
@@ -213,7 +220,31 @@ def find(function) -> Operator | None:
         method = _METHODS.get(function.__name__)
         if method is not None and method[0] is function:
             return method[1]
-    return _TABLE.get(function)
+    operator = _TABLE.get(function)
+    if operator is None and isinstance(function, (OpOverload, OpOverloadPacket)):
+        return _of_library(str(function))
+    return operator
+
+
+@functools.cache
+def _of_library(name: str) -> Operator | None:
+    """What is known of an operator that a forward calls by the library it is in: ``aten.mul.Tensor``."""
+    library, name = name.split(".")[:2]
+    if library == "aten":
+        for space in _NAMESPACES:
+            function = getattr(space, name, None)
+            if function in _TABLE:
+                return _TABLE[function]
+    return _LIBRARIES.get((library, name))
+
+
+def pole(function, operator: Operator, args: tuple) -> int | None:
+    """The argument, if there is one, that must not become zero: the result or its slope is infinite there."""
+    if operator.name == "div":
+        return 0 if function in (Tensor.__rtruediv__, Tensor.__rdiv__) else 1
+    if operator.name == "pow" and function is not Tensor.__rpow__:
+        return 0 if len(args) > 1 and isinstance(args[1], (int, float)) and args[1] < 1 else None
+    return 0 if operator.name in ("reciprocal", "rsqrt", "sqrt", "log", "log2", "log10") else None
 
 
 #: Movers that leave the dimensions where they are.

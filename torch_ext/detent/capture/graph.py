@@ -17,7 +17,7 @@ from ..nn import is_leaf
 from ..nn.calls import execution
 from ..nn.table import CLASSES, SLOTS
 from ..nn.tensors import map_arguments, map_tensors
-from .functions import KEEP_AXES, POLES, WRITERS, Operator, arguments, carries_floats, find, is_quantizable
+from .functions import KEEP_AXES, WRITERS, Operator, arguments, carries_floats, find, is_quantizable, pole
 
 __all__ = ["Event", "Graph", "Read", "Value", "record"]
 
@@ -29,7 +29,7 @@ MOVING = (
 #: Those among them that leave numbers out: an input of the model is quantized before, as it comes.
 POOLING = ("MaxPool", "GlobalMaxPool")
 
-_HUGE = 1e8  # a mask, not data
+_HUGE = 1e8  # from here on a mask, not data, if nothing is between it and a hundredth
 
 
 @dataclass(eq=False)
@@ -112,6 +112,7 @@ class _Recorder(TorchFunctionMode):
         self.origins: dict[int, tuple[Value | None, bool]] = {}
         self.alive: list[Tensor] = []  # an id is reused once its tensor is gone
         self.reads: dict[int, list[Read]] = {}  # by the memory that is read
+        self.constants: dict[int, list[Value]] = {}  # by the memory that holds them
         self.parameters = {id(p): name for name, p in model.named_parameters()}
         self.state = set(self.parameters) | {id(b) for b in model.buffers()}
 
@@ -126,7 +127,7 @@ class _Recorder(TorchFunctionMode):
             with self:
                 return operator.body(*args, **kwargs)
         given = (*args, *kwargs.values())
-        if not carries_floats(given):
+        if not carries_floats(given) or _transformed(given):
             return func(*args, **kwargs)
         if operator is not None and not operator.moves:
             return self._operator(func, operator, args, kwargs)
@@ -180,9 +181,12 @@ class _Recorder(TorchFunctionMode):
         frame = self.frames[-1]
         event = Event(frame.path, self._site(operator), frame.use, operator.onnx_op, operator)
         event.constant = self._constant((args, kwargs))
+        singular = pole(func, operator, args)
         for slot, value in arguments(operator, args, kwargs):
             if is_quantizable(value):
-                self._read(event, slot, value)
+                read = self._read(event, slot, value)
+                if slot == singular:
+                    read.value.nearest_zero = min(read.value.nearest_zero, _nearest_zero(value))
         in_place = bool(args) and (operator.in_place or kwargs.get("inplace") is True)
         event.on_state = in_place and id(args[0]) in self.state
         with self._writing((args, kwargs)):
@@ -196,12 +200,17 @@ class _Recorder(TorchFunctionMode):
     @contextlib.contextmanager
     def _writing(self, given):
         """Notice which tensors a call writes into."""
-        versions = [(t, t._version) for t in tree_leaves(given) if isinstance(t, Tensor) and not t.is_inference()]
+        tensors = [t for t in tree_leaves(given) if isinstance(t, Tensor)]
+        versions = [(t, t._version) for t in tensors if not t.is_inference()]
         yield
         for tensor, version in versions:
             if tensor._version != version:
-                for read in self.reads.get(tensor.untyped_storage().data_ptr(), ()):
+                memory = _memory(tensor)
+                for read in self.reads.get(memory, ()):
                     read.overwritten = True
+                if not self._constant(given):
+                    for value in self.constants.pop(memory, ()):
+                        value.constant = False
 
     def _constant(self, given) -> bool:
         """Whether these arguments hold parameters, buffers and plain numbers alone."""
@@ -217,6 +226,7 @@ class _Recorder(TorchFunctionMode):
     def enter(self, path: str, leaf: bool, module, args, kwargs) -> None:
         with torch._C.DisableTorchFunction():
             outer = self.frames[-1] if self.frames else None
+            leaf = leaf and not _transformed((args, kwargs))
             frame = _Frame(path, 0, leaf or (outer is not None and outer.leaf))
             if outer is None or not outer.leaf:
                 frame.use = self._use(path, outer)
@@ -275,8 +285,10 @@ class _Recorder(TorchFunctionMode):
     def _set(self, tensor: Tensor, value: Value | None, direct: bool) -> None:
         self.origins[id(tensor)] = value, direct
         self.alive.append(tensor)
+        if value is not None and value.constant:
+            self.constants.setdefault(_memory(tensor), []).append(value)
 
-    def _read(self, event: Event, slot: int, tensor: Tensor) -> None:
+    def _read(self, event: Event, slot: int, tensor: Tensor) -> Read:
         value, direct = self._origin(tensor)
         if value is None:
             value = Value(None, masking=_masking(tensor), entered=True)
@@ -284,9 +296,8 @@ class _Recorder(TorchFunctionMode):
         read = Read(event, slot, value, direct, tensor.shape)
         value.reads.append(read)
         event.reads.append(read)
-        self.reads.setdefault(tensor.untyped_storage().data_ptr(), []).append(read)
-        if event.operator is not None and POLES.get(event.operator.name) == slot:
-            value.nearest_zero = min(value.nearest_zero, _nearest_zero(tensor))
+        self.reads.setdefault(_memory(tensor), []).append(read)
+        return read
 
     def _made(self, event: Event, y, slots: int = 1) -> None:
         def made(slot: int, tensor: Tensor) -> Tensor:
@@ -302,6 +313,17 @@ class _Recorder(TorchFunctionMode):
             self.graph.events.append(event)
 
 
+def _transformed(given) -> bool:
+    """Whether torch.func is at work: a tensor stands for others, whose numbers cannot be looked at."""
+    is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+    return any(isinstance(t, Tensor) and is_wrapped(t) for t in tree_leaves(given))
+
+
+def _memory(tensor: Tensor) -> int:
+    """What views of one tensor have in common."""
+    return tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided else id(tensor)
+
+
 def _mixes(func, args: tuple, kwargs: dict) -> bool:
     """Whether this call of a mover brings in numbers from elsewhere."""
     if func in (torch.max, torch.min, Tensor.max, Tensor.min):
@@ -313,11 +335,14 @@ def _mixes(func, args: tuple, kwargs: dict) -> bool:
 
 def _masking(tensor: Tensor) -> bool:
     with torch._C.DisableTorchFunction():
-        if not tensor.numel():
+        if not tensor.numel() or tensor.layout is not torch.strided:
             return False
         values = tensor.detach()
         low, high = torch.aminmax(values.abs() if values.is_complex() else values)
-        return not (low > -_HUGE and high < _HUGE)  # NaN too
+        if low > -_HUGE and high < _HUGE:
+            return False
+        sizes = values.abs()  # data that grew has numbers in between
+        return not (sizes.isfinite().all() and ((sizes >= _HUGE / 100) & (sizes < _HUGE)).any())
 
 
 def _nearest_zero(tensor: Tensor) -> float:
@@ -337,6 +362,11 @@ def record(model: nn.Module, sample) -> Graph:
     recorder, hooks = _Recorder(model), []
     try:
         for path, module in model.named_modules():
+            if isinstance(module, torch.jit.ScriptModule):
+                above, _, name = path.rpartition(".")
+                if not isinstance(model.get_submodule(above), torch.jit.ScriptModule):
+                    recorder.graph.unknown.setdefault(above, set()).add(f"{name} (scripted)")
+                continue
             enter = functools.partial(recorder.enter, path, is_leaf(module))
             hooks.append(module.register_forward_pre_hook(enter, with_kwargs=True))
             hooks.append(module.register_forward_hook(recorder.leave, with_kwargs=True))

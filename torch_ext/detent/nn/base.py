@@ -5,6 +5,7 @@ from __future__ import annotations
 import copyreg
 import weakref
 
+import torch
 from torch import Tensor, nn
 
 from ..quantizers import AffineQuantizer
@@ -66,6 +67,8 @@ def entries(module: nn.Module):
 
 def holder(module: nn.Module, slot: str) -> dict[str, nn.Module | None]:
     """The entries of one slot; empty for a module that quantizes nothing there."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return {}
     held = module._modules.get(f"{slot}_quantizers")
     if held is None or not (isinstance(module, ActivationQuantizers) or isinstance(held, ParamQuantizers)):
         return {}

@@ -66,7 +66,7 @@ def blocks(
     if isinstance(block_size, int) and axis in (0, 1) and len(shape) > 1:
         sizes = tuple(1 if dim == axis else block_size if dim == 1 - axis else -1 for dim in range(len(shape)))
     divides = len(sizes) == len(shape) and all(
-        block == -1 or size % block == 0 for size, block in zip(shape, sizes)
+        block == -1 or (block > 0 and size % block == 0) for size, block in zip(shape, sizes)
     )
     if not divides:
         raise ValueError(

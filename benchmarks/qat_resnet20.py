@@ -3,9 +3,9 @@ back in a few hundred steps.
 
     DETENT_DATA=<folder> python benchmarks/qat_resnet20.py [--steps N] [--seeds 0 1] [--out DIR]
 
-The folder holds ``cifar10_jpeg.tar.xz`` (``train/<class>/*.jpg``, ``test/<class>/*.jpg``) and the trained float weights,
-``resnet20_cifar10_jpeg.safetensors``. The float network trained for the same further steps stands beside the quantized
-ones. All rows of a seed see the same batches.
+The folder holds ``cifar10_jpeg.tar.xz`` (``train/<class>/*.jpg``, ``test/<class>/*.jpg``) and the trained float
+weights, ``resnet20_cifar10_jpeg.safetensors``. The float network trained for the same further steps stands beside the
+quantized ones. All rows of a seed see the same batches.
 """
 
 from __future__ import annotations

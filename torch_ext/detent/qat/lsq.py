@@ -91,26 +91,27 @@ class LsqObserver(MinMaxObserver):
         _check("LsqObserver", initialization)
         super().__init__(shape, block_size)
         self.initialization = initialization
-        self._moments: dict[torch.device, Tensor] = {}  # replaced, never changed: a copy that is made may share it
 
-    def update(self, x: Tensor) -> None:
-        super().update(x)
-        if x.numel() > 0:
-            with torch.inference_mode(False):
-                self._add(x.device, self._moments_of(x.detach()))
+    # One statistic more than min, max and ignored: the moments, float64, (4, *shape).
 
-    def _add(self, device: torch.device, moments: Tensor) -> None:
-        held = self._moments.get(device)
-        self._moments = {**self._moments, device: moments if held is None else held + moments}
+    def _empty(self, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
+        with torch.inference_mode(False):
+            moments = torch.zeros((4, *self.shape), dtype=torch.float64, device=device)
+        return [*super()._empty(device, dtype), moments]
 
-    def _moments_of(self, x: Tensor) -> Tensor:
-        """Number, sum of |x|, of x and of x**2 in every group: float64, (4, *shape)."""
-        layout = self._layout
+    def _take(self, x: Tensor, held: list[Tensor], axis: int | None, blocks: list[int] | None) -> None:
+        super()._take(x, held[:3], axis, blocks)
+        held[3] += self._moments_of(x, axis, blocks)
+
+    def _joined(self, held: list[Tensor], other: list[Tensor]) -> list[Tensor]:
+        return [*super()._joined(held[:3], other[:3]), held[3] + other[3].to(held[3].device)]
+
+    def _moments_of(self, x: Tensor, axis: int | None, blocks: list[int] | None) -> Tensor:
+        """Number, sum of |x|, of x and of x**2 in every group."""
         counts = x.abs() < torch.finfo(x.dtype).max / 2
         x = torch.where(counts, x, 0).double()
-        blocks = layout.blocks_for(type(self).__name__, x)
         if blocks is None:
-            blocks = [1 if dim - x.dim() == layout.axis else -1 for dim in range(x.dim())]
+            blocks = [1 if dim - x.dim() == axis else -1 for dim in range(x.dim())]
         blocks = [size if block == -1 else block for size, block in zip(x.shape, blocks)]
         split = [part for size, block in zip(x.shape, blocks) for part in (size // block, block)]
         inner = tuple(range(1, len(split), 2))
@@ -122,19 +123,13 @@ class LsqObserver(MinMaxObserver):
         if not isinstance(other, LsqObserver):
             raise ValueError(f"merge: the other observer is a {type(other).__name__}, expected an LsqObserver.")
         super().merge(other)
-        for device, moments in other._moments.items():
-            self._add(device, moments)
-
-    def reset(self) -> None:
-        super().reset()
-        self._moments = {}
 
     def range(self, qmin: int, qmax: int, symmetric: bool, zero_point: int | None = None) -> tuple[Tensor, Tensor]:
         low, high = super().range(qmin, qmax, symmetric, zero_point)
-        if not self._moments or (self.initialization == "lsq+" and not symmetric):
+        if self.initialization == "lsq+" and not symmetric:
             return low, high
         _, point = _ops.encode_affine(low, high, qmin, qmax, symmetric, zero_point)
-        count, size, total, square = sum(moments.to(low.device) for moments in self._moments.values())
+        count, size, total, square = self._collected()[3]
         steps = torch.maximum(qmax - point, point - qmin - 1).double()
         if self.initialization == "lsq":
             scale = 2 * size / count / steps.sqrt()

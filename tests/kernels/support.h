@@ -98,7 +98,7 @@ inline double largest_of(detent_dtype dtype)
 {
     static const double largest[] = {std::numeric_limits<float>::max(), 65504.0, 0x1.fep127,
                                      std::numeric_limits<double>::max()};
-    return largest[dtype];
+    return dtype <= DETENT_F64 ? largest[dtype] : 0; // the compiler does not know that only float types come here
 }
 
 inline double smallest_of(detent_dtype dtype)

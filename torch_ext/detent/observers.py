@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 import torch
@@ -12,6 +13,10 @@ from ._layout import Layout
 __all__ = ["MinMaxObserver", "MovingAverageObserver"]
 
 _ops = torch.ops.detent
+
+# Replicas of a model share observers, and several may run on one device. One lock for all, which copies and pickles need
+# not know of.
+_updating = threading.Lock()
 
 
 class MinMaxObserver:
@@ -56,6 +61,10 @@ class MinMaxObserver:
         if x.numel() == 0:
             return
         blocks = self._layout.blocks_for(type(self).__name__, x)
+        with _updating:
+            self._take_in(x, blocks)
+
+    def _take_in(self, x: Tensor, blocks: list[int] | None) -> None:
         held = self._statistics.get(x.device)
         if held is None:
             wide = x.dtype == torch.float64

@@ -7,19 +7,24 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ._report import report
 from ._running import evaluating
 from .capture import install, record
 from .defs import QuantizationDataType, QuantScheme
+from .distributed import merging, unwrap
 from .encodings import AffineEncoding, loading, text
 from .encodings import files as encodings_files
 from .nn import QuantizedModule
 from .nn.base import entries, holder
 from .quantizers import AffineQuantizer, quantization_disabled
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 __all__ = ["QuantizationSimModel", "load_encodings_to_sim", "quantization_disabled"]
 
@@ -88,9 +93,14 @@ class QuantizationSimModel:
 
     # --- looking ------------------------------------------------------------------------------------------------------
 
+    @property
+    def _network(self) -> nn.Module:
+        """``model`` without what it is wrapped in, DataParallel say: names are those of the float model."""
+        return unwrap(self.model)
+
     def named_quantizers(self) -> Iterator[tuple[str, AffineQuantizer]]:
         """``(name, quantizer)`` of every quantizer; one that is shared comes once, under its first name."""
-        for name, module in self.model.named_modules():
+        for name, module in self._network.named_modules():
             if isinstance(module, AffineQuantizer):
                 yield name, module
 
@@ -101,17 +111,21 @@ class QuantizationSimModel:
 
     def named_qmodules(self) -> Iterator[tuple[str, QuantizedModule]]:
         """``(name, module)`` of every quantized module."""
-        for name, module in self.model.named_modules():
+        for name, module in self._network.named_modules():
             if isinstance(module, QuantizedModule):
                 yield name, module
 
     def __str__(self) -> str:
-        return report(self.model, self._graph)
+        return report(self._network, self._graph)
 
     # --- calibration --------------------------------------------------------------------------------------------------
 
     def compute_encodings(
-        self, forward_pass_callback: Callable[..., Any], forward_pass_callback_args: Any = _UNSET
+        self,
+        forward_pass_callback: Callable[..., Any],
+        forward_pass_callback_args: Any = _UNSET,
+        *,
+        process_group: ProcessGroup | bool = True,
     ) -> None:
         """Find every range from a few batches of representative data.
 
@@ -120,8 +134,13 @@ class QuantizationSimModel:
                 argument here, whatever it is, ``callback(model, args)``. It is called in eval mode without gradients.
                 Activations pass in float while they are observed; parameters are quantized.
             forward_pass_callback_args: That second argument.
+            process_group: Who calibrates together, each with its share of the data: ``True``: the ranks of
+                torch.distributed's default group where one is initialized; ``False``: this process alone; or a group.
+                Every rank of it calls this, and ends with the ranges of one process that saw all the data, see
+                :func:`detent.distributed.merge_observers`.
         Raises:
             Whatever the callback raises; the model is then as it was before, ranges and training flags included.
+            RuntimeError: It raised on another rank, or the ranks have different quantizers; likewise.
         """
         arguments = () if forward_pass_callback_args is _UNSET else (forward_pass_callback_args,)
         active = [quantizer for quantizer in self.quantizers() if quantizer.enabled and quantizer._overwritable]
@@ -132,7 +151,10 @@ class QuantizationSimModel:
                 observing = [quantizer for quantizer in active if quantizer not in of_params]
                 for quantizer in observing:
                     quantizer._start_observing("pass")
-                forward_pass_callback(self.model, *arguments)
+                # Forwards of DistributedDataParallel wait for each other, and ranks may have more or less data.
+                together = isinstance(self.model, DistributedDataParallel)
+                with merging([quantizer._collector for quantizer in observing], process_group):
+                    forward_pass_callback(self.model.module if together else self.model, *arguments)
                 found = [quantizer._finish_observing() for quantizer in observing]
         except BaseException:  # Ctrl-C too
             for quantizer, snapshot in before:
@@ -165,7 +187,7 @@ class QuantizationSimModel:
 
     def _named_slots(self) -> Iterator[tuple[str, bool, AffineQuantizer]]:
         """``(name in files, whether a parameter, quantizer)``: ``conv1.weight``, ``conv1.input_0``, ``fc.output_0``."""
-        for path, module in self.model.named_modules():
+        for path, module in self._network.named_modules():
             prefix = f"{path}." if path else ""
             for slot, key, quantizer in entries(module):
                 yield prefix + (key if slot == "param" else f"{slot}_{key}"), slot == "param", quantizer

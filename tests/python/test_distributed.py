@@ -6,7 +6,7 @@ import detent
 import pytest
 import torch
 import torch.distributed as dist
-from detent.distributed import merge_observers
+from detent.distributed import merge_observers, unwrap
 from detent.observers import MinMaxObserver, MovingAverageObserver
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -195,3 +195,148 @@ def test_statistics_of_two_ranks(ranks):
     assert low.dtype == torch.float64 and low.tolist() == [[0.0], [-1.0]] and high.tolist() == [[1.0], [1.0]]
     assert ignored.tolist() == [[2], [0]] and seen
     assert average[1].tolist() == [2.0] and not nothing[3]
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+def _wrapped_before_calibration(rank, world):
+    """The wrapper copies rank 0's parameters over the others', which is no range yet."""
+    sim = built(LEARNED)
+    sim.model = DistributedDataParallel(sim.model)
+    assert not any(quantizer.is_initialized() for quantizer in sim.quantizers())
+    with pytest.raises(RuntimeError, match="no range yet"):
+        sim.model(batches(1)[0])
+    sim.compute_encodings(feed, batches(2)[rank::world])
+    return [numbers(sim)] + [tensor.detach().clone() for tensor in sim.model(batches(1)[0])]
+
+
+def test_calibration_after_wrapping(ranks):
+    sim = built(LEARNED)
+    sim.compute_encodings(feed, batches(2))
+    for held, *_ in ranks.run(2, _wrapped_before_calibration):
+        same_numbers(held, numbers(sim))
+
+
+def trained(sim, steps, rank=0, world=1, state=None):
+    """Plain steps on a batch of eight, of which each rank has its share; the sim's state and the optimizer's."""
+    model = sim.model
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.05, momentum=0.9)
+    first = 0
+    if state is not None:
+        unwrap(model).load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        first = state["step"]
+    model.eval()  # batch norms as they were calibrated: their statistics per rank are no business of quantizers
+    data = batches(first + steps, size=8)[first:]
+    for batch in data:
+        optimizer.zero_grad()
+        model(batch[rank::world]).square().mean().backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    return {"model": unwrap(model).state_dict(), "optimizer": optimizer.state_dict(), "step": first + steps}
+
+
+def calibrated_sim(scheme):
+    sim = built(scheme)
+    sim.compute_encodings(feed, batches(2, size=8), process_group=False)
+    return sim
+
+
+def _train(rank, world, scheme, steps, state=None):
+    sim = calibrated_sim(scheme)
+    sim.model = DistributedDataParallel(sim.model)
+    return trained(sim, steps, rank, world, None if state is None else torch.load(io.BytesIO(state)))
+
+
+def same_state(got, expected):
+    assert got.keys() == expected.keys()
+    for name, value in expected.items():
+        if isinstance(value, torch.Tensor):
+            same_bits(got[name], value, name=name)
+        else:
+            assert got[name] == value, name
+
+
+def near_state(got, expected):
+    for name, value in expected.items():
+        if isinstance(value, torch.Tensor):
+            within(got[name], value, 1e-4 * max(1.0, value.abs().max().item()), name=name)
+
+
+@pytest.mark.parametrize("world, scheme", [(2, LEARNED), (4, "min_max")])
+def test_ranks_train_as_one_process(ranks, world, scheme):
+    """Ranges reduce like weights, and a gate that calibration did not reach is no unused parameter."""
+    expected = trained(calibrated_sim(scheme), 3)["model"]
+    first, *others = (state["model"] for state in ranks.run(world, _train, scheme, 3))
+    for other in others:
+        same_state(other, first)
+    near_state(first, expected)
+    if scheme == LEARNED:
+        start = calibrated_sim(scheme).model.state_dict()
+        ranges = [name for name in start if name.endswith((".min", ".max"))]
+        moved = [name for name in ranges if not torch.equal(start[name], first[name])]
+        assert len(moved) >= 10, moved
+
+
+def test_a_checkpoint_of_two_ranks_resumes_on_four(ranks):
+    states = ranks.run(2, _train, LEARNED, 2)
+    file = io.BytesIO()
+    torch.save(states[0], file)
+    on_four = ranks.run(4, _train, LEARNED, 1, file.getvalue())
+    for other in on_four[1:]:
+        same_state(other["model"], on_four[0]["model"])
+    file.seek(0)
+    near_state(on_four[0]["model"], trained(calibrated_sim(LEARNED), 1, state=torch.load(file))["model"])
+    near_state(on_four[0]["model"], trained(calibrated_sim(LEARNED), 3)["model"])
+
+
+@pytest.mark.parametrize("idle", ["off", "unseen"])
+def test_a_range_that_nothing_uses_is_not_trained(idle):
+    quantizer = detent.quantizers.QuantizeDequantize((1,), 8, False)
+    if idle == "off":
+        quantizer.enabled = False
+    else:
+        quantizer._mark_unseen()
+    assert quantizer.mode == "learned" and not quantizer.min.requires_grad
+    quantizer.requires_grad_(True)
+    assert quantizer.mode == "learned" and not quantizer.min.requires_grad
+    copied = detent.quantizers.QuantizeDequantize((1,), 8, False, mode="fixed")
+    copied.load_state_dict(quantizer.state_dict())
+    assert copied.mode == "learned" and copied.min.requires_grad == (idle == "off")
+    quantizer.requires_grad_(False)
+    assert quantizer.mode == "fixed"
+    quantizer.mode = "learned"
+    assert not quantizer.max.requires_grad
+    quantizer.set_range(-1, 1)
+    quantizer.enabled = True
+    assert quantizer.min.requires_grad and quantizer.max.requires_grad
+
+
+def _train_sharded(rank, world, scheme, by_layer):
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    sim = calibrated_sim(scheme)
+    mesh = init_device_mesh("cpu", (world,))
+    for module in (sim.model.conv, sim.model.fc, sim.model) if by_layer else (sim.model,):
+        fully_shard(module, mesh=mesh)
+    for refused in (lambda: sim.compute_encodings(feed, batches(1)), sim.encodings):
+        with pytest.raises(RuntimeError, match="is sharded over ranks, expected a whole model"):
+            refused()
+    trained(sim, 3, rank, world)
+    return get_model_state_dict(sim.model, options=StateDictOptions(full_state_dict=True))
+
+
+@pytest.mark.parametrize("scheme, by_layer", [(LEARNED, True), ("min_max", False)])
+def test_sharded_ranks_train_as_one_process(ranks, scheme, by_layer):
+    """FSDP2 splits ranges like other parameters; what it gathers loads into a sim of one process."""
+    near = trained(calibrated_sim(scheme), 3)["model"]
+    first, second = ranks.run(2, _train_sharded, scheme, by_layer)
+    gathered = first or second  # on the CPU only rank 0 may be given it
+    assert gathered.keys() == near.keys()
+    near_state(gathered, near)
+    fresh = built(scheme)
+    fresh.model.load_state_dict(gathered)
+    same_state(fresh.model.state_dict(), gathered)

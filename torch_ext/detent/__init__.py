@@ -18,7 +18,7 @@ if _library.status["detent_autograd"]:
 
     _autograd.register()
 
-from . import functional, observers, ptq, quantizers  # noqa: E402
+from . import distributed, functional, observers, ptq, quantizers  # noqa: E402
 from ._library import build_info  # noqa: E402
 from .defs import QuantizationDataType, QuantScheme  # noqa: E402
 from .quantsim import QuantizationSimModel, load_encodings_to_sim, quantization_disabled  # noqa: E402
@@ -29,6 +29,7 @@ __all__ = [
     "QuantizationDataType",
     "QuantizationSimModel",
     "build_info",
+    "distributed",
     "functional",
     "load_encodings_to_sim",
     "observers",

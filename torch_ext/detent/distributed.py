@@ -13,7 +13,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from .observers import MinMaxObserver
 
-__all__ = ["merge_observers", "merging", "unwrap"]
+__all__ = ["check_whole", "merge_observers", "merging", "unwrap"]
 
 # Observers that travel at a time: bounds what a rank holds of the others' statistics.
 _CHUNK = 64
@@ -132,3 +132,15 @@ def unwrap(model: nn.Module) -> nn.Module:
             model = model._modules["_orig_mod"]
         else:
             return model
+
+
+def check_whole(model: nn.Module, what: str) -> None:
+    """Raise RuntimeError where parameters are sharded over ranks, so that nobody has a range to read or to write."""
+    for name, parameter in model.named_parameters():
+        if hasattr(parameter, "full_tensor"):  # a DTensor
+            raise RuntimeError(
+                f"{what}: {name} is sharded over ranks, expected a whole model. Calibrate or load encodings before "
+                "fully_shard(); for encodings and export gather the state_dict "
+                "(torch.distributed.checkpoint.state_dict.get_model_state_dict with full_state_dict=True) and load it "
+                "into a sim of one process."
+            )

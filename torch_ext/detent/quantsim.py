@@ -16,7 +16,7 @@ from ._report import report
 from ._running import evaluating
 from .capture import install, record
 from .defs import QuantizationDataType, QuantScheme
-from .distributed import merging, unwrap
+from .distributed import check_whole, merging, unwrap
 from .encodings import AffineEncoding, loading, text
 from .encodings import files as encodings_files
 from .nn import QuantizedModule
@@ -142,6 +142,7 @@ class QuantizationSimModel:
             Whatever the callback raises; the model is then as it was before, ranges and training flags included.
             RuntimeError: It raised on another rank, or the ranks have different quantizers; likewise.
         """
+        check_whole(self.model, "compute_encodings")
         arguments = () if forward_pass_callback_args is _UNSET else (forward_pass_callback_args,)
         active = [quantizer for quantizer in self.quantizers() if quantizer.enabled and quantizer._overwritable]
         before = [(quantizer, quantizer._snapshot()) for quantizer in active]
@@ -187,6 +188,7 @@ class QuantizationSimModel:
 
     def _named_slots(self) -> Iterator[tuple[str, bool, AffineQuantizer]]:
         """``(name in files, whether a parameter, quantizer)``: ``conv1.weight``, ``conv1.input_0``, ``fc.output_0``."""
+        check_whole(self.model, "encodings")
         for path, module in self._network.named_modules():
             prefix = f"{path}." if path else ""
             for slot, key, quantizer in entries(module):

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 import zoo
-from checks import check
+from coverage_checks import check
 from harness import environment
 from zoo.case import LIBRARIES
 
@@ -129,6 +129,19 @@ def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def _write(path: Path, rows: list[dict[str, Any]], missing: dict[str, str], seconds: float) -> None:
+    """What is known so far."""
+    report = {
+        "environment": {**environment("cpu"), "versions": zoo.versions()},
+        "seconds": round(seconds),
+        "missing": missing,
+        **_summary(rows),
+        "rows": sorted(rows, key=lambda row: (LIBRARIES.index(row["library"]), row["name"])),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report, indent=1) + "\n")
+
+
 def main() -> int:
     options = _options()
     torch.set_num_threads(1)
@@ -143,21 +156,13 @@ def main() -> int:
     for row in _rows(cases, options):
         rows.append(row)
         _print(row)
+        if options.out:
+            _write(options.out, rows, missing, time.monotonic() - begin)
     summary = _summary(rows)
     print()
     for key, value in summary.items():
         print(f"{key.replace('_', ' ')}: {value}")
     print(f"{time.monotonic() - begin:.0f} s")
-    if options.out:
-        report = {
-            "environment": {**environment("cpu"), "versions": zoo.versions()},
-            "seconds": round(time.monotonic() - begin),
-            "missing": missing,
-            **summary,
-            "rows": sorted(rows, key=lambda row: (LIBRARIES.index(row["library"]), row["name"])),
-        }
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(report, indent=1) + "\n")
     return int(any(row["failures"] for row in rows))
 
 

@@ -49,6 +49,8 @@ class _Products(TorchFunctionMode):
 
 def _distinct(tensor: Tensor) -> int:
     with torch._C.DisableTorchFunction():
+        if tensor.layout is not torch.strided:
+            return 0
         return tensor.detach().flatten()[:_LOOKED_AT].nan_to_num().unique().numel()
 
 

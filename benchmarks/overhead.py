@@ -1,23 +1,29 @@
 """What simulating costs beside the arithmetic: torchvision's MobileNetV2, one image, in Python calls and microseconds.
 
 The image is small, so that the calls count and not the convolutions. "operators alone" are the fake-quantize operators
-of that forward on the tensors they had: what the simulation takes beyond the float model and these is its overhead.
-``python overhead.py`` prints it; run.py has it among its groups.
+of that forward on the tensors they had: what a simulation takes beyond the float model and these is its overhead.
+run.py has it among its groups. ``python overhead.py [--threads N] [--out FILE]`` prints it, and beside it how long the
+simulation of torchvision's ResNet-50 takes to build from one image of 224x224.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+import statistics
 import sys
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from detent import QuantizationSimModel
 from detent.quantizers import AffineQuantizer
-from harness import Effort, Group, measure, reason, show
+from harness import Effort, Group, environment, measure, reason, show
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from zoo import cases
+from zoo import cases, versions
 
 _SIZE = 32
 
@@ -51,6 +57,11 @@ def python_calls(call: Callable[[], Any]) -> int:
     return count
 
 
+def _model(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    return next(case for case in cases("torchvision") if case.name == name).build().eval()
+
+
 def _simulated(model: nn.Module, x: torch.Tensor) -> QuantizationSimModel:
     sim = QuantizationSimModel(model, x)
     sim.compute_encodings(lambda m: m(x))
@@ -60,11 +71,10 @@ def _simulated(model: nn.Module, x: torch.Tensor) -> QuantizationSimModel:
 def run(device: str, quick: bool) -> dict | str:
     """One group with ``python_calls`` by contender, or why there is none."""
     try:
-        case = next(case for case in cases("torchvision") if case.name == "mobilenet_v2")
+        model = _model("mobilenet_v2").to(device)
     except ImportError as error:
         return reason(error)
-    torch.manual_seed(0)
-    model, x = case.build().to(device).eval(), torch.randn(1, 3, _SIZE, _SIZE, device=device)
+    x = torch.randn(1, 3, _SIZE, _SIZE, device=device)
     on, off = _simulated(model, x), _simulated(model, x)
     for quantizer in off.quantizers():
         quantizer.enabled = False
@@ -112,6 +122,21 @@ def run(device: str, quick: bool) -> dict | str:
     return result
 
 
+def construction(rounds: int = 7) -> dict[str, float]:
+    """Seconds that one forward of the float ResNet-50 and building its simulation take, medians."""
+    model, x = _model("resnet50"), torch.randn(1, 3, 224, 224)
+    times: dict[str, list[float]] = {"forward_s": [], "build_s": []}
+    with torch.no_grad():
+        for _ in range(rounds):
+            begin = time.perf_counter()
+            model(x)
+            middle = time.perf_counter()
+            QuantizationSimModel(model, x)
+            times["forward_s"].append(middle - begin)
+            times["build_s"].append(time.perf_counter() - middle)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
 def show_overhead(result: dict | str) -> None:
     if isinstance(result, str):
         print(f"\nMobileNetV2 forward: skipped, {result}")
@@ -122,5 +147,15 @@ def show_overhead(result: dict | str) -> None:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    show_overhead(run("cpu", quick=False))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    parser.add_argument("--out", type=Path, help="write JSON")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    forward = run("cpu", quick=False)
+    show_overhead(forward)
+    built = {} if isinstance(forward, str) else construction()
+    print(f"\nsimulation of ResNet-50: {built}")
+    if options.out:
+        report = {"environment": {**environment("cpu"), "versions": versions()}, "forward": forward, "resnet50": built}
+        options.out.write_text(json.dumps(report, indent=1) + "\n")

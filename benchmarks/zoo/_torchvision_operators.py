@@ -21,14 +21,12 @@ _library: torch.library.Library | None = None
 
 
 def define() -> bool:
-    """Define what is missing; False where torchvision's own operators are there."""
+    """Define what is missing; False where torchvision's own operators are there, or there is no torchvision."""
     global _library
     if _library is not None:
         return True
     found = importlib.util.find_spec("torchvision")
-    if found is None:
-        raise ImportError("torchvision is not installed")
-    if _loads(found.submodule_search_locations[0]):
+    if found is None or _loads(found.submodule_search_locations[0]):
         return False
     _library = torch.library.Library("torchvision", "DEF")
     for schema in _SCHEMAS:

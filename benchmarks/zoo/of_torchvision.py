@@ -19,7 +19,7 @@ _CLASSIFICATION = """
 _SEGMENTATION = "fcn_resnet50 deeplabv3_resnet50 deeplabv3_mobilenet_v3_large lraspp_mobilenet_v3_large"
 _DETECTION = """
     fasterrcnn_mobilenet_v3_large_320_fpn fasterrcnn_resnet50_fpn fasterrcnn_resnet50_fpn_v2 retinanet_resnet50_fpn
-    fcos_resnet50_fpn ssd300_vgg16 ssdlite320_mobilenet_v3_large maskrcnn_resnet50_fpn keypointrcnn_resnet50_fpn
+    fcos_resnet50_fpn ssdlite320_mobilenet_v3_large maskrcnn_resnet50_fpn keypointrcnn_resnet50_fpn
 """
 _VIDEO = "r3d_18 mc3_18 r2plus1d_18 s3d:224:14 swin3d_t"
 _OPTIONS = {

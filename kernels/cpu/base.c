@@ -1,4 +1,8 @@
-#include "detent/base.h"
+#include "detent/observe.h"
+
+#include <float.h>
+
+#include <float.h>
 
 #include "check.h"
 
@@ -62,6 +66,13 @@ detent_status detent_check_affine(const detent_encoding *encoding)
     return encoding != NULL && encoding->scale != NULL ? DETENT_OK : DETENT_BAD_ARGUMENT;
 }
 
+detent_status detent_check_format(detent_float_format format)
+{
+    const int bits = format.mantissa_bits >= 0 && format.mantissa_bits <= 23;
+    const int exponents = format.min_exponent <= 127 && format.min_exponent >= format.mantissa_bits - 149;
+    return bits && exponents && format.max > 0 && format.max <= FLT_MAX ? DETENT_OK : DETENT_BAD_ARGUMENT;
+}
+
 detent_status detent_check_arrays(const void *from, const void *to, detent_shape3 shape, size_t *elements)
 {
     const detent_status status = detent_check_shape(shape, elements);
@@ -96,6 +107,70 @@ detent_status detent_check_sums(const void *grad_first, const void *grad_second,
 int detent_is_float(detent_dtype dtype)
 {
     return dtype >= DETENT_F32 && dtype <= DETENT_F64;
+}
+
+int detent_are_bins(size_t bins)
+{
+    return bins >= DETENT_FEWEST_BINS && bins <= DETENT_MOST_BINS && (bins & (bins - 1)) == 0;
+}
+
+double detent_counting_limit(detent_dtype dtype)
+{
+    static const double limits[] = {[DETENT_F32] = FLT_MAX / 2.0,
+                                    [DETENT_F16] = 65504.0 / 2.0,
+                                    [DETENT_BF16] = 0x1.fep127 / 2.0,
+                                    [DETENT_F64] = DBL_MAX / 2.0};
+    return limits[dtype];
+}
+
+detent_status detent_check_histogram(const void *x, const void *min, const void *max, const int64_t *ignored,
+                                     const int64_t *counts, detent_dtype dtype, detent_shape3 shape, size_t bins,
+                                     const void *workspace, size_t workspace_bytes, size_t needed_bytes)
+{
+    size_t elements = 0;
+    const detent_status status = detent_check_shape(shape, &elements);
+    if (status != DETENT_OK) return status;
+    if (!detent_is_float(dtype)) return DETENT_BAD_DTYPE;
+    const int absent = min == NULL || max == NULL || ignored == NULL || counts == NULL;
+    if (!detent_are_bins(bins) || (elements > 0 && x == NULL) || (shape.groups > 0 && absent))
+        return DETENT_BAD_ARGUMENT;
+    return workspace_bytes < needed_bytes || (needed_bytes > 0 && workspace == NULL) ? DETENT_WORKSPACE_SMALL
+                                                                                     : DETENT_OK;
+}
+
+detent_status detent_check_merge(const void *other_min, const void *other_max, const int64_t *other_ignored,
+                                 const int64_t *other_counts, const void *min, const void *max, const int64_t *ignored,
+                                 const int64_t *counts, detent_dtype real, size_t groups, size_t bins)
+{
+    if (real != DETENT_F32 && real != DETENT_F64) return DETENT_BAD_DTYPE;
+    const int absent = other_min == NULL || other_max == NULL || other_ignored == NULL || other_counts == NULL ||
+                       min == NULL || max == NULL || ignored == NULL || counts == NULL;
+    return !detent_are_bins(bins) || (groups > 0 && absent) ? DETENT_BAD_ARGUMENT : DETENT_OK;
+}
+
+static int is_search(const detent_search *search)
+{
+    switch (search->method) {
+    case DETENT_PERCENTILE: return search->percentile >= 50 && search->percentile <= 100;
+    case DETENT_SQNR:
+        return search->gamma >= 0 && search->gamma <= DBL_MAX && search->asymmetric_deltas >= 2 &&
+               search->asymmetric_deltas <= 1000 && search->symmetric_deltas >= 2 && search->symmetric_deltas <= 1000 &&
+               search->offsets >= 3 && search->offsets <= 1000;
+    default: return search->method == DETENT_MSE || search->method == DETENT_ENTROPY;
+    }
+}
+
+detent_status detent_check_search(const void *lo, const void *hi, const int64_t *counts, const void *min,
+                                  const void *max, detent_dtype real, size_t groups, size_t bins,
+                                  const detent_search *search, const detent_encoding *encoding)
+{
+    const detent_status status = detent_check_grid(encoding);
+    if (status != DETENT_OK) return status;
+    if (real != DETENT_F32 && real != DETENT_F64) return DETENT_BAD_DTYPE;
+    const int absent = lo == NULL || hi == NULL || counts == NULL || min == NULL || max == NULL;
+    return search == NULL || !is_search(search) || !detent_are_bins(bins) || (groups > 0 && absent)
+               ? DETENT_BAD_ARGUMENT
+               : DETENT_OK;
 }
 
 int detent_codes_fit(detent_dtype codes, detent_grid grid)

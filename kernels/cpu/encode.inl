@@ -2,16 +2,14 @@
 static void DETENT_REAL(min_max)(const real *lo, const real *hi, real *min, real *max, size_t n,
                                  const detent_encoding *encoding)
 {
-    const DETENT_REAL(detent_real_grid)
-        grid = {(real)encoding->grid.qmin, (real)encoding->grid.qmax, (real)encoding->centre, encoding->symmetric};
+    const DETENT_REAL(detent_real_grid) grid = DETENT_REAL(detent_real_grid_of)(encoding);
     for (size_t i = 0; i < n; ++i) DETENT_REAL(detent_range_of_observed)(lo[i], hi[i], grid, &min[i], &max[i]);
 }
 
 static void DETENT_REAL(affine)(const real *min, const real *max, real *scale, real *zero_point, size_t n,
                                 const detent_encoding *encoding)
 {
-    const DETENT_REAL(detent_real_grid)
-        grid = {(real)encoding->grid.qmin, (real)encoding->grid.qmax, (real)encoding->centre, encoding->symmetric};
+    const DETENT_REAL(detent_real_grid) grid = DETENT_REAL(detent_real_grid_of)(encoding);
     for (size_t i = 0; i < n; ++i) {
         const real low = min[i], step = DETENT_REAL(detent_scale_of_range)(low, max[i], grid);
         scale[i] = step;

@@ -19,6 +19,7 @@ static void DETENT_REAL(fake_quantize)(const void *x, void *y, uint8_t *mask, de
         .y_dtype = dtype,
         .shape = shape,
         .encoding = encoding,
+        .grid = DETENT_REAL(detent_real_grid_of)(encoding),
     };
     DETENT_REAL(detent_map_run)(&map, parallel);
 }
@@ -52,8 +53,7 @@ static void DETENT_REAL(range_of_clipped)(const void *lo, const void *hi, detent
                                           size_t clip_count, void *min, void *max, size_t groups,
                                           const detent_encoding *encoding)
 {
-    const DETENT_REAL(detent_real_grid)
-        grid = {(real)encoding->grid.qmin, (real)encoding->grid.qmax, (real)encoding->centre, encoding->symmetric};
+    const DETENT_REAL(detent_real_grid) grid = DETENT_REAL(detent_real_grid_of)(encoding);
     for (size_t g = 0; g < groups; ++g) {
         const real factor = clip == NULL ? 1 : ((const real *)clip)[clip_count == 1 ? 0 : g];
         const real low = dtype == DETENT_F64 ? (real)((const double *)lo)[g] : (real)((const float *)lo)[g];

@@ -1,20 +1,8 @@
 #include "detent/observe.h"
 
-#include <float.h>
-
 #include "../math/observe.h"
 #include "check.h"
 #include "walk.h"
-
-/* Half the largest number: magnitudes from here on are masks, not data. */
-static double limit_of(detent_dtype dtype)
-{
-    static const double limits[] = {[DETENT_F32] = FLT_MAX / 2.0,
-                                    [DETENT_F16] = 65504.0 / 2.0,
-                                    [DETENT_BF16] = 0x1.fep127 / 2.0,
-                                    [DETENT_F64] = DBL_MAX / 2.0};
-    return limits[dtype];
-}
 
 #define DETENT_FORMULAS "../cpu/observe.inl"
 #include "../math/for_each_real.h"

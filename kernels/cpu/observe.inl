@@ -112,12 +112,11 @@ static void DETENT_REAL(observe_narrow)(const JOB *job, const detent_tile *tile,
     for (size_t outer = tile->outer_begin; outer < tile->outer_end; ++outer) {
         const size_t at = (outer * shape.groups + tile->group_begin) * shape.inner;
         DETENT_REAL(add_row)
-        (DETENT_REAL(detent_read)(job->x, job->dtype, at, n, buffer), n, (real)limit_of(job->dtype), columns.min,
-         columns.max, columns.ignored);
+        (DETENT_REAL(detent_read)(job->x, job->dtype, at, n, buffer), n, (real)detent_counting_limit(job->dtype),
+         columns.min, columns.max, columns.ignored);
     }
-    for (size_t i = 0; i < n; ++i)
-        DETENT_REAL(join)
-        (&row[tile->group_begin + i / shape.inner], columns.min[i], columns.max[i], columns.ignored[i]);
+    for (size_t i = 0; i < n; ++i) DETENT_REAL(join)
+    (&row[tile->group_begin + i / shape.inner], columns.min[i], columns.max[i], columns.ignored[i]);
 }
 
 static void DETENT_REAL(observe_wide)(const JOB *job, const detent_tile *tile, STATISTICS *row)
@@ -134,7 +133,7 @@ static void DETENT_REAL(observe_wide)(const JOB *job, const detent_tile *tile, S
                 const real *x = DETENT_REAL(detent_read)(
                     job->x, job->dtype, (outer * shape.groups + group) * shape.inner + inner, rows * run, buffer);
                 DETENT_REAL(observe_rows)
-                (x, rows, run, (real)limit_of(job->dtype), seen.min, seen.max, seen.ignored);
+                (x, rows, run, (real)detent_counting_limit(job->dtype), seen.min, seen.max, seen.ignored);
                 for (size_t i = 0; i < rows; ++i)
                     DETENT_REAL(join)(&row[group + i], seen.min[i], seen.max[i], seen.ignored[i]);
             }

@@ -48,6 +48,7 @@ static void DETENT_REAL(quantize)(const void *x, void *q, detent_dtype x_dtype, 
         .y_dtype = q_dtype,
         .shape = shape,
         .encoding = encoding,
+        .grid = DETENT_REAL(detent_real_grid_of)(encoding),
     };
     DETENT_REAL(detent_map_run)(&map, parallel);
 }
@@ -64,6 +65,7 @@ static void DETENT_REAL(dequantize)(const void *q, void *x, detent_dtype q_dtype
         .y_dtype = x_dtype,
         .shape = shape,
         .encoding = encoding,
+        .grid = DETENT_REAL(detent_real_grid_of)(encoding),
     };
     DETENT_REAL(detent_map_run)(&map, parallel);
 }

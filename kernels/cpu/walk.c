@@ -3,7 +3,6 @@
 #include <math.h>
 #include <string.h>
 
-#include "../math/encode.h"
 #include "check.h"
 
 /* Elements a tile should hold: enough to pay for its start, few enough that two cores share a layer evenly. */

@@ -9,6 +9,7 @@
 #ifndef DETENT_CPU_WALK_H
 #define DETENT_CPU_WALK_H
 
+#include "../math/encode.h"
 #include "loops.h"
 
 /* The tiles of a reduction. Steps are the extent of one tile, counts how many there are; with `narrow`, for groups
@@ -54,6 +55,8 @@ detent_status detent_reduce_workspace(detent_shape3 shape, size_t *bytes);
         detent_dtype x_dtype, y_dtype;                                                                                 \
         detent_shape3 shape;                                                                                           \
         const detent_encoding *encoding;                                                                               \
+        detent_real_grid_##SUFFIX grid; /* its ends go to the loops; a float format's are 2^min_exponent and max */    \
+        REAL absent;                    /* what the loops get where the encoding has no zero point */                  \
     } detent_map_##SUFFIX;                                                                                             \
     void detent_map_run_##SUFFIX(const detent_map_##SUFFIX *map, detent_parallel_for parallel);                        \
                                                                                                                        \

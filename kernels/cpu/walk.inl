@@ -8,20 +8,21 @@
 typedef struct ENCODING_READER {
     const detent_encoding *encoding;
     DETENT_REAL(detent_real_grid) grid;
+    real absent; /* stands for a zero point where there is none */
     size_t first, count;
     real scale[ROWS], zero_point[ROWS];
 } ENCODING_READER;
 
 /* Scale and zero point of n groups in a row. */
 DETENT_CLONES static void DETENT_REAL(read_groups)(const detent_encoding *encoding, DETENT_REAL(detent_real_grid) grid,
-                                                   size_t group, size_t n, real *restrict scale,
+                                                   real absent, size_t group, size_t n, real *restrict scale,
                                                    real *restrict zero_point)
 {
     if (encoding->scale != NULL) {
         const real *from = (const real *)encoding->scale + group;
         for (size_t i = 0; i < n; ++i) scale[i] = from[i];
         from = encoding->zero_point;
-        for (size_t i = 0; i < n; ++i) zero_point[i] = from != NULL ? DETENT_RINT(from[group + i]) : 0;
+        for (size_t i = 0; i < n; ++i) zero_point[i] = from != NULL ? DETENT_RINT(from[group + i]) : absent;
     } else {
         const real *min = (const real *)encoding->min + group, *max = (const real *)encoding->max + group;
         for (size_t i = 0; i < n; ++i) {
@@ -31,11 +32,12 @@ DETENT_CLONES static void DETENT_REAL(read_groups)(const detent_encoding *encodi
     }
 }
 
-static void DETENT_REAL(start_reader)(ENCODING_READER *reader, const detent_encoding *encoding)
+static void DETENT_REAL(start_reader)(ENCODING_READER *reader, const detent_encoding *encoding,
+                                      DETENT_REAL(detent_real_grid) grid, real absent)
 {
     reader->encoding = encoding;
-    reader->grid = (DETENT_REAL(detent_real_grid)){(real)encoding->grid.qmin, (real)encoding->grid.qmax,
-                                                   (real)encoding->centre, encoding->symmetric};
+    reader->grid = grid;
+    reader->absent = absent;
     reader->first = reader->count = 0;
 }
 
@@ -44,7 +46,8 @@ static inline void DETENT_REAL(read_rows)(ENCODING_READER *reader, size_t first,
     if (first == reader->first && count == reader->count) return;
     reader->first = first;
     reader->count = count;
-    DETENT_REAL(read_groups)(reader->encoding, reader->grid, first, count, reader->scale, reader->zero_point);
+    DETENT_REAL(read_groups)
+    (reader->encoding, reader->grid, reader->absent, first, count, reader->scale, reader->zero_point);
 }
 
 /* The encodings of n elements from flat index `at`, side by side. */
@@ -59,7 +62,8 @@ static void DETENT_REAL(spread)(const ENCODING_READER *reader, detent_shape3 sha
     for (size_t done = 0; done < spanned;) {
         const size_t group = (row + done) % shape.groups;
         const size_t run = detent_min_size(spanned - done, shape.groups - group);
-        DETENT_REAL(read_groups)(reader->encoding, reader->grid, group, run, scales + done, zero_points + done);
+        DETENT_REAL(read_groups)
+        (reader->encoding, reader->grid, reader->absent, group, run, scales + done, zero_points + done);
         done += run;
     }
     if (shape.inner == 1) return;
@@ -78,7 +82,7 @@ static void DETENT_REAL(map_blocks)(int64_t begin, int64_t end, void *context)
     const size_t total = shape.outer * shape.groups * shape.inner;
     const int narrow = shape.inner < DETENT_LANES && shape.groups > 1;
     ENCODING_READER reader;
-    DETENT_REAL(start_reader)(&reader, map->encoding);
+    DETENT_REAL(start_reader)(&reader, map->encoding, map->grid, map->absent);
     const real qmin = reader.grid.qmin, qmax = reader.grid.qmax;
     real x_buffer[DETENT_BLOCK], y_buffer[DETENT_BLOCK], scale[DETENT_BLOCK], zero_point[DETENT_BLOCK];
     uint8_t inside[DETENT_BLOCK];
@@ -158,7 +162,7 @@ static void DETENT_REAL(reduce_wide)(const REDUCE *reduce, const detent_tile *ti
     const detent_shape3 shape = reduce->shape;
     const size_t most_rows = detent_max_size(1, DETENT_BLOCK / shape.inner);
     ENCODING_READER reader;
-    DETENT_REAL(start_reader)(&reader, reduce->encoding);
+    DETENT_REAL(start_reader)(&reader, reduce->encoding, DETENT_REAL(detent_real_grid_of)(reduce->encoding), 0);
 
     for (size_t group = tile->group_begin; group < tile->group_end; group += most_rows) {
         const size_t rows = detent_min_size(most_rows, tile->group_end - group);
@@ -189,7 +193,7 @@ static void DETENT_REAL(reduce_narrow)(const REDUCE *reduce, const detent_tile *
     const size_t columns = (tile->group_end - tile->group_begin) * shape.inner;
     double *sums = reduce->partials + 2 * (tile->partial * shape.groups + tile->group_begin);
     ENCODING_READER reader;
-    DETENT_REAL(start_reader)(&reader, reduce->encoding);
+    DETENT_REAL(start_reader)(&reader, reduce->encoding, DETENT_REAL(detent_real_grid_of)(reduce->encoding), 0);
     real scale[DETENT_BLOCK], zero_point[DETENT_BLOCK];
     double first[DETENT_BLOCK], second[DETENT_BLOCK];
 
@@ -230,8 +234,7 @@ static void DETENT_REAL(finish_groups)(int64_t begin, int64_t end, void *context
     const REDUCE *reduce = context;
     const detent_tiles tiles = detent_tiles_of(reduce->shape);
     const detent_encoding *encoding = reduce->encoding;
-    const DETENT_REAL(detent_real_grid)
-        grid = {(real)encoding->grid.qmin, (real)encoding->grid.qmax, (real)encoding->centre, encoding->symmetric};
+    const DETENT_REAL(detent_real_grid) grid = DETENT_REAL(detent_real_grid_of)(encoding);
     for (size_t group = (size_t)begin; group < (size_t)end; ++group) {
         double first = 0, second = 0;
         for (size_t row = 0; row < detent_partial_rows(&tiles); ++row) {

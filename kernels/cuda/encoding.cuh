@@ -29,12 +29,13 @@ template <typename real> struct Affine {
 template <typename real> struct Encodings {
     const real *scale, *zero_point, *min, *max;
     Grid<real> grid;
+    real absent; /* stands for a zero point where there is none */
 };
 
 template <typename real> Encodings<real> encodings_of(const detent_encoding &encoding)
 {
     return {(const real *)encoding.scale, (const real *)encoding.zero_point, (const real *)encoding.min,
-            (const real *)encoding.max, grid_of<real>(encoding)};
+            (const real *)encoding.max,   grid_of<real>(encoding),           (real)0};
 }
 
 static __device__ __forceinline__ float nearest(float value)
@@ -58,7 +59,8 @@ __device__ __forceinline__ Affine<real> read_group(const Encodings<real> &encodi
 {
     if (encodings.scale == nullptr)
         return affine_of_range<real>(encodings.min[group], encodings.max[group], encodings.grid);
-    return {encodings.scale[group], encodings.zero_point != nullptr ? nearest(encodings.zero_point[group]) : (real)0};
+    return {encodings.scale[group],
+            encodings.zero_point != nullptr ? nearest(encodings.zero_point[group]) : encodings.absent};
 }
 
 } // namespace detent_cuda

@@ -19,6 +19,10 @@ template <typename T, typename Real> struct FakeQuantize {
     {
         return detent_fake_quantize_one(x, scale, zero_point, qmin, qmax);
     }
+    static __device__ __forceinline__ int inside(real x, real scale, real zero_point, real qmin, real qmax)
+    {
+        return detent_fake_quantize_mask_one(x, scale, zero_point, qmin, qmax);
+    }
 };
 
 struct FakeQuantizeTerms {
@@ -121,7 +125,8 @@ struct ForwardCall {
 
 template <typename T, typename real> static detent_status forward(const ForwardCall &call)
 {
-    return run_map<FakeQuantize<T, real>>(call.x, call.y, call.mask, call.shape, *call.encoding, call.stream);
+    return run_map<FakeQuantize<T, real>>(call.x, call.y, call.mask, call.shape, encodings_of<real>(*call.encoding),
+                                          call.stream);
 }
 
 template <typename T, typename real, typename Observed>
@@ -133,8 +138,9 @@ static detent_status forward_joined(const ForwardCall &call, const void *partial
         range = to.range_f64;
     else
         range = to.range_f32;
-    const JoinedJob<Op, Observed> job = {map_job<Op>(call.x, call.y, call.mask, call.shape, *call.encoding),
-                                         (const Statistics<Observed> *)partials, rows, range};
+    const JoinedJob<Op, Observed> job = {
+        map_job<Op>(call.x, call.y, call.mask, call.shape, encodings_of<real>(*call.encoding)),
+        (const Statistics<Observed> *)partials, rows, range};
     return launch(&map_joined<Op, Observed>, job, map_tiles(job.map.elements, VectorOf<T, T>::SIZE), call.stream);
 }
 

@@ -1,7 +1,8 @@
 /* One output per input: the kernel of every elementwise family.
  *
  * An operation Op names its types From, To and real, whether it can write a mask, and has
- *     static real value(real x, real scale, real zero_point, real qmin, real qmax) */
+ *     static real value(real x, real scale, real zero_point, real qmin, real qmax)
+ * and with a mask inside(), of the same. */
 #ifndef DETENT_CUDA_MAP_CUH
 #define DETENT_CUDA_MAP_CUH
 
@@ -86,9 +87,9 @@ template <typename Op> __device__ __forceinline__ void map_elements(const MapJob
                     const real x = Convert<real, From>::load(from[turn].at[k]);
                     const Affine<real> affine = held.affine;
                     to.at[k] = Convert<real, To>::store(Op::value(x, affine.scale, affine.zero_point, qmin, qmax));
-                    if (Op::MASKED && (int)k < span.high)
-                        bits |= (unsigned)detent_fake_quantize_mask_one(x, affine.scale, affine.zero_point, qmin, qmax)
-                                << k;
+                    if constexpr (Op::MASKED)
+                        if ((int)k < span.high)
+                            bits |= (unsigned)Op::inside(x, affine.scale, affine.zero_point, qmin, qmax) << k;
                 }
                 store<To, V>(job.to, vector, span, job.aligned, to);
             }
@@ -103,28 +104,23 @@ template <typename Op> __global__ void __launch_bounds__(THREADS) map(MapJob<Op>
 }
 
 template <typename Op>
-MapJob<Op> map_job(const void *from, void *to, uint8_t *mask, detent_shape3 shape, const detent_encoding &encoding)
+MapJob<Op> map_job(const void *from, void *to, uint8_t *mask, detent_shape3 shape,
+                   const Encodings<typename Op::real> &encodings)
 {
     typedef typename Op::From From;
     typedef typename Op::To To;
     constexpr unsigned V = VectorOf<From, To>::SIZE;
     const size_t elements = elements_of(shape);
     if (shape.groups == 1) shape = {1, 1, elements};
-    return {(const From *)from,
-            (To *)to,
-            mask,
-            shape,
-            elements,
-            locator_of(shape),
-            encodings_of<typename Op::real>(encoding),
-            is_aligned<From, V>(from) && is_aligned<To, V>(to)};
+    return {(const From *)from, (To *)to,          mask,      shape,
+            elements,           locator_of(shape), encodings, is_aligned<From, V>(from) && is_aligned<To, V>(to)};
 }
 
 template <typename Op>
-detent_status run_map(const void *from, void *to, uint8_t *mask, detent_shape3 shape, const detent_encoding &encoding,
-                      detent_stream stream)
+detent_status run_map(const void *from, void *to, uint8_t *mask, detent_shape3 shape,
+                      const Encodings<typename Op::real> &encodings, detent_stream stream)
 {
-    const MapJob<Op> job = map_job<Op>(from, to, mask, shape, encoding);
+    const MapJob<Op> job = map_job<Op>(from, to, mask, shape, encodings);
     return launch(&map<Op>, job, map_tiles(job.elements, VectorOf<typename Op::From, typename Op::To>::SIZE), stream);
 }
 

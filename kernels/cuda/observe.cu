@@ -1,7 +1,5 @@
 #include "detent/observe.h"
 
-#include <float.h>
-
 #include "../cpu/check.h"
 #include "load_store.cuh"
 #include "observe.cuh"
@@ -100,16 +98,9 @@ detent_status run_observe(const void *x, detent_dtype dtype, detent_shape3 shape
 {
     typedef detent_status (*Function)(const void *, double, const Partition &, const Destination &, void *, bool,
                                       detent_stream);
-    /* By data type, in the order of detent_dtype. The limit is half the type's largest number: magnitudes from there on
-     * are masks, not data. */
-    static const struct {
-        Function function;
-        double limit;
-    } table[] = {{observe<float, float>, FLT_MAX / 2.0},
-                 {observe<F16, float>, 65504.0 / 2.0},
-                 {observe<BF16, float>, 0x1.fep127 / 2.0},
-                 {observe<double, double>, DBL_MAX / 2.0}};
-    return table[dtype].function(x, table[dtype].limit, partition_of(shape), destination, partials, join_rows, stream);
+    static const Function table[] = {observe<float, float>, observe<F16, float>, observe<BF16, float>,
+                                     observe<double, double>}; /* in the order of detent_dtype */
+    return table[dtype](x, detent_counting_limit(dtype), partition_of(shape), destination, partials, join_rows, stream);
 }
 
 } // namespace detent_cuda

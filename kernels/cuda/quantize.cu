@@ -75,11 +75,13 @@ struct MapCall {
 
 template <typename X, typename Q, typename real, bool INTEGER> static detent_status quantize(const MapCall &call)
 {
-    return run_map<Quantize<X, Q, real, INTEGER>>(call.from, call.to, nullptr, call.shape, *call.encoding, call.stream);
+    return run_map<Quantize<X, Q, real, INTEGER>>(call.from, call.to, nullptr, call.shape,
+                                                  encodings_of<real>(*call.encoding), call.stream);
 }
 template <typename X, typename Q, typename real> static detent_status dequantize(const MapCall &call)
 {
-    return run_map<Dequantize<X, Q, real>>(call.from, call.to, nullptr, call.shape, *call.encoding, call.stream);
+    return run_map<Dequantize<X, Q, real>>(call.from, call.to, nullptr, call.shape, encodings_of<real>(*call.encoding),
+                                           call.stream);
 }
 template <typename X, typename real> static detent_status quantize_bwd(const BackwardCall &call)
 {

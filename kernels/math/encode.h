@@ -2,6 +2,7 @@
 #ifndef DETENT_MATH_ENCODE_H
 #define DETENT_MATH_ENCODE_H
 
+#include "detent/base.h"
 #include "fake_quantize.h"
 
 #define DETENT_FORMULAS "encode.inl"

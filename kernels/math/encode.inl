@@ -4,6 +4,14 @@ typedef struct DETENT_REAL_TYPE(detent_real_grid) {
     int symmetric;
 } DETENT_REAL_TYPE(detent_real_grid);
 
+#ifndef __cplusplus
+static DETENT_HD DETENT_REAL_TYPE(detent_real_grid) DETENT_REAL(detent_real_grid_of)(const detent_encoding *encoding)
+{
+    return (DETENT_REAL_TYPE(detent_real_grid)){(real)encoding->grid.qmin, (real)encoding->grid.qmax,
+                                                (real)encoding->centre, encoding->symmetric};
+}
+#endif
+
 /* The smallest scale a range may give: below it a collapsed range would divide by nothing. */
 static DETENT_HD real DETENT_REAL(detent_scale_floor)(real steps)
 {

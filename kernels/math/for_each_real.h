@@ -8,6 +8,13 @@
 #define DETENT_HD inline __attribute__((always_inline))
 #endif
 
+/* The double form of a formula, from code that is written once. */
+#ifdef __cplusplus
+#define DETENT_F64_OF(name) name
+#else
+#define DETENT_F64_OF(name) name##_f64
+#endif
+
 #define real float
 #define DETENT_RINT rintf
 #define DETENT_FABS fabsf

@@ -4,6 +4,7 @@
 
 #include "detent/encode.h"
 #include "detent/fake_quantize.h"
+#include "detent/float_cast.h"
 #include "detent/observe.h"
 #include "detent/quantize.h"
 #include "tensor.h"
@@ -42,12 +43,17 @@ struct Cpu {
   static constexpr auto fake_quantize_mask_bwd = &detent_fake_quantize_mask_bwd_cpu;
   static constexpr auto fake_quantize_dynamic_workspace = &detent_fake_quantize_dynamic_workspace;
   static constexpr auto fake_quantize_dynamic = &detent_fake_quantize_dynamic_cpu;
+  static constexpr auto float_cast = &detent_float_cast_cpu;
   static constexpr auto quantize = &detent_quantize_cpu;
   static constexpr auto quantize_bwd = &detent_quantize_bwd_cpu;
   static constexpr auto dequantize = &detent_dequantize_cpu;
   static constexpr auto dequantize_bwd = &detent_dequantize_bwd_cpu;
   static constexpr auto observe_min_max_workspace = &detent_observe_min_max_workspace;
   static constexpr auto observe_min_max = &detent_observe_min_max_cpu;
+  static constexpr auto observe_histogram_workspace = &detent_observe_histogram_workspace;
+  static constexpr auto observe_histogram = &detent_observe_histogram_cpu;
+  static constexpr auto observe_histogram_merge = &detent_observe_histogram_merge_cpu;
+  static constexpr auto encode_histogram = &detent_encode_histogram_cpu;
   static detent_status encode_min_max(const void *lo, const void *hi, void *min, void *max, detent_dtype real, size_t n,
                                       const detent_encoding *encoding, detent_parallel_for) {
     return detent_encode_min_max_cpu(lo, hi, min, max, real, n, encoding);

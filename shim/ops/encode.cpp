@@ -7,6 +7,19 @@ STABLE_TORCH_LIBRARY_FRAGMENT(detent, m) {
   m.def(
       "encode_affine(Tensor min, Tensor max, int qmin, int qmax, bool symmetric, int? zero_point=None) "
       "-> (Tensor scale, Tensor zero_point)");
+  m.def(
+      "encode_percentile(Tensor lo, Tensor hi, Tensor counts, float percentile, int qmin, int qmax, bool symmetric, "
+      "int? zero_point=None) -> (Tensor min, Tensor max)");
+  m.def(
+      "encode_sqnr(Tensor lo, Tensor hi, Tensor counts, int qmin, int qmax, bool symmetric, int? zero_point=None, "
+      "float gamma=3.0, int asymmetric_deltas=17, int offsets=21, int symmetric_deltas=101) -> (Tensor min, Tensor "
+      "max)");
+  m.def(
+      "encode_mse(Tensor lo, Tensor hi, Tensor counts, int qmin, int qmax, bool symmetric, int? zero_point=None) -> "
+      "(Tensor min, Tensor max)");
+  m.def(
+      "encode_entropy(Tensor lo, Tensor hi, Tensor counts, int qmin, int qmax, bool symmetric, int? zero_point=None) "
+      "-> (Tensor min, Tensor max)");
   m.def("cpu_dispatch() -> str");
 }
 

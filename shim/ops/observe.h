@@ -60,10 +60,74 @@ void observe_min_max_update(const Tensor &x, Tensor min, Tensor max, Tensor igno
                       momentum.value_or(0.0));
 }
 
+// The arrays of a histogram: counts has a last dimension of bins more than the others. Returns the number of bins.
+inline size_t check_counts(const char *op, const char *name, const Tensor &counts, const Tensor &min) {
+  check_device(op, name, counts, min);
+  const int64_t groups = min.numel(), bins = counts.dim() > 0 ? counts.size(counts.dim() - 1) : 0;
+  if (torch_dtype_of(counts) != aoti_torch_dtype_int64() || !counts.is_contiguous() || counts.numel() != groups * bins)
+    fail(op, name, " has shape ", shape_text(counts), " and dtype ", dtype_name(counts), ", expected ", groups,
+         " groups of bins, contiguous int64.");
+  if (bins < DETENT_FEWEST_BINS || bins > DETENT_MOST_BINS || (bins & (bins - 1)) != 0)
+    fail(op, name, " has ", bins, " bins, expected a power of two from ", static_cast<int>(DETENT_FEWEST_BINS), " to ",
+         static_cast<int>(DETENT_MOST_BINS), ".");
+  return static_cast<size_t>(bins);
+}
+
+inline int64_t *integers(Tensor &t) { return static_cast<int64_t *>(t.mutable_data_ptr()); }
+inline const int64_t *integers(const Tensor &t) { return static_cast<const int64_t *>(t.const_data_ptr()); }
+
+template <typename Device>
+void observe_histogram_update(const Tensor &x, Tensor min, Tensor max, Tensor ignored, Tensor counts,
+                              std::optional<int64_t> axis, OptionalInts block_size) {
+  const char *op = "observe_histogram_update_";
+  const detent_dtype dtype = float_dtype(op, "x", x);
+  const Grouped grouped(op, x, axis, block_size);
+  check_statistic(op, "min", min, grouped, statistics_dtype(dtype));
+  check_statistic(op, "max", max, grouped, statistics_dtype(dtype));
+  check_statistic(op, "ignored", ignored, grouped, aoti_torch_dtype_int64());
+  const size_t bins = check_counts(op, "counts", counts, min);
+  typename Device::Scope scope(grouped.values());
+  size_t bytes = 0;
+  throw_unless_ok(op, Device::observe_histogram_workspace(grouped.shape, &bytes));
+  typename Device::Workspace workspace(grouped.values(), bytes);
+  throw_unless_ok(op, Device::observe_histogram(grouped.data(), min.mutable_data_ptr(), max.mutable_data_ptr(),
+                                                integers(ignored), integers(counts), dtype, grouped.shape, bins,
+                                                workspace.data(), workspace.bytes(), scope.queue));
+}
+
+template <typename Device>
+void observe_histogram_merge(Tensor min, Tensor max, Tensor ignored, Tensor counts, const Tensor &other_min,
+                             const Tensor &other_max, const Tensor &other_ignored, const Tensor &other_counts) {
+  const char *op = "observe_histogram_merge_";
+  const size_t bins = check_counts(op, "counts", counts, min);
+  check_real(op, "min", min);
+  const Tensor *mine[] = {&max, &ignored, &other_min, &other_max, &other_ignored};
+  const char *names[] = {"max", "ignored", "other_min", "other_max", "other_ignored"};
+  for (size_t i = 0; i < 5; ++i) {
+    const bool integer = i == 1 || i == 4;
+    check_device(op, names[i], *mine[i], min);
+    const int32_t dtype = integer ? aoti_torch_dtype_int64() : torch_dtype_of(min);
+    if (torch_dtype_of(*mine[i]) != dtype || !mine[i]->is_contiguous() || mine[i]->numel() != min.numel())
+      fail(op, names[i], " has shape ", shape_text(*mine[i]), " and dtype ", dtype_name(*mine[i]), ", expected ",
+           min.numel(), " contiguous elements of ", row_of_torch(dtype)->name, ".");
+  }
+  if (check_counts(op, "other_counts", other_counts, other_min) != bins)
+    fail(op, "other_counts has shape ", shape_text(other_counts), ", expected ", shape_text(counts),
+         ".\n  Merge histograms with the same number of bins.");
+  typename Device::Scope scope(min);
+  throw_unless_ok(op, Device::observe_histogram_merge(other_min.const_data_ptr(), other_max.const_data_ptr(),
+                                                      integers(other_ignored), integers(other_counts),
+                                                      min.mutable_data_ptr(), max.mutable_data_ptr(), integers(ignored),
+                                                      integers(counts), row_of_torch(torch_dtype_of(min))->detent,
+                                                      static_cast<size_t>(min.numel()), bins, scope.queue));
+}
+
 template <typename Device, typename Library>
 void register_observe(Library &m) {
   m.impl("observe_min_max", TORCH_BOX(&observe_min_max<Device>));
   m.impl("observe_min_max_update_", TORCH_BOX(&observe_min_max_update<Device>));
+  m.impl("observe_histogram_update_", TORCH_BOX(&observe_histogram_update<Device>));
+  m.impl("observe_histogram_merge_", TORCH_BOX(&observe_histogram_merge<Device>));
 }
 
 }  // namespace detent_shim

@@ -198,3 +198,98 @@ def observe(x, axis=None, block_size=None):
     low = torch.cat([torch.where(counts, values, math.inf), infinite], -1).amin(-1)
     high = torch.cat([torch.where(counts, values, -math.inf), -infinite], -1).amax(-1)
     return low, high, (~counts).sum(-1)
+
+
+def histogram(x, bins, axis=None, block_size=None):
+    """(counts, exponent of the bin width) of the values that count, one row per group, by the definition."""
+    values = by_group(x.detach().double(), axis, block_size)
+    rows = values.reshape(math.prod(values.shape[:-1]), values.shape[-1])
+    counts, exponents = torch.zeros(rows.shape[0], bins, dtype=torch.int64), []
+    for row, into in zip(rows, counts):
+        row = row[row.abs() < torch.finfo(x.dtype).max / 2]
+        most = float(row.abs().max()) if row.numel() else 0.0
+        exponent = max(-126, math.frexp(most)[1] - round(math.log2(bins / 2))) if most > 0 else -126
+        assert most < bins / 2 * 2.0**exponent and (exponent == -126 or most >= bins / 4 * 2.0**exponent)
+        step = torch.floor(row.abs() / 2.0**exponent).long()
+        into += torch.bincount(torch.where(row < 0, bins // 2 - 1 - step, bins // 2 + step), minlength=bins)
+        exponents.append(exponent)
+    return counts.reshape(*values.shape[:-1], bins), torch.tensor(exponents).reshape(values.shape[:-1])
+
+
+# --- searches of encode.h, one group: candidates and what each costs --------------------------------------------------
+
+
+def bin_centres(bins, exponent):
+    return (torch.arange(bins, dtype=torch.float64) - bins // 2 + 0.5) * 2.0**exponent
+
+
+def coded(centres, scale, zero_point, qmin, qmax):
+    """(fake-quantized centres, which of them are clipped) for each candidate: [candidates, bins]."""
+    code = torch.round(centres / scale[:, None]) + zero_point[:, None]
+    return (clamp(code, qmin, qmax) - zero_point[:, None]) * scale[:, None], (code < qmin) | (code > qmax)
+
+
+def squared_error(counts, centres, scale, zero_point, qmin, qmax, gamma):
+    back, clipped = coded(centres, scale, zero_point, qmin, qmax)
+    return (counts * (back - centres) ** 2 * torch.where(clipped, gamma, 1.0)).sum(1)
+
+
+def divergence(counts, centres, scale, zero_point, qmin, qmax):
+    """Kullback-Leibler divergence of one candidate: P the clipped histogram, Q what its steps make of it."""
+    code = torch.round(centres / scale) + zero_point
+    inside = (code >= qmin) & (code <= qmax) & (counts > 0)
+    if not inside.any():
+        return math.inf
+    kept = torch.where(inside, counts, 0.0)
+    at = torch.nonzero(inside).flatten()
+    p = kept.clone()
+    p[at[0]] += counts[code < qmin].sum()
+    p[at[-1]] += counts[code > qmax].sum()
+    q = torch.zeros_like(kept)
+    for step in code[inside].unique():
+        here = inside & (code == step)
+        q[here] = kept[here].sum() / here.sum()
+    p, q = p[inside] / p.sum(), q[inside] / q.sum()
+    return float((p * torch.log(p / q)).sum())
+
+
+def sqnr_candidates(lo, hi, qmin, qmax, symmetric, deltas=17, offsets=21, symmetric_deltas=101):
+    """(scale, zero_point) of every candidate: reference 2.6 of AIMET's, on any grid."""
+    n, fixed = qmax - qmin, centre(qmin, qmax)
+    floor = min(FLOOR, 0.01 / n)
+    low, high = min(lo, 0.0), max(hi, 0.0)
+    if symmetric:
+        scale = widest_step(lo, hi, qmin, qmax) * torch.arange(1, symmetric_deltas + 1).double() / (symmetric_deltas - 1)
+        return scale.clamp(min=floor), torch.full_like(scale, fixed)
+    full = (high - low) / n
+    first = round(low / full)
+    count = min(n + 2, offsets)
+    positions = [round(n * (i / (count - 2) - 1)) for i in range(count - 1)] + [first]
+    found = []
+    for k in range(1, deltas + 1):
+        for position in positions:
+            scale = full * k / (deltas - 1)
+            cut_low, cut_high = max(full * first, scale * position), min(full * (first + n), scale * (position + n))
+            scale = max((cut_high - cut_low) / n, floor)
+            found.append((scale, min(max(qmin - round(cut_low / scale), qmin), qmax)))
+    return tuple(torch.tensor(found, dtype=torch.float64).T)
+
+
+def widest_step(lo, hi, qmin, qmax):
+    above, below = qmax - centre(qmin, qmax), centre(qmin, qmax) - qmin
+    if abs(above - below) == 1:
+        above = below = (qmax - qmin) / 2
+    return max(max(hi, 0.0) / above, -min(lo, 0.0) / below)
+
+
+def percentile_ends(counts, centres, percent, lo, hi):
+    """(low, high): `percent` percent of the count lie above and below, evenly spread inside a bin."""
+    width, total = float(centres[1] - centres[0]), float(counts.sum())
+
+    def top(counts, centres, sign):
+        below = counts.cumsum(0)
+        i = int(torch.nonzero(below >= total * percent / 100)[0])
+        inside = (total * percent / 100 - float(below[i] - counts[i])) / float(counts[i])
+        return float(centres[i]) + sign * width * (inside - 0.5)
+
+    return max(top(counts.flip(0), centres.flip(0), -1), lo), min(top(counts, centres, 1), hi)

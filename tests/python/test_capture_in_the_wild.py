@@ -88,7 +88,8 @@ def test_a_divisor_near_zero_passes_in_float(x):
     def attention(self, x):
         x = self.relu(x)
         weights = x.flatten(2).transpose(1, 2) @ x.flatten(2) / 1e3
-        return weights / (weights.sum(-1, keepdim=True) + 1e-6)
+        total = weights.sum(-1, keepdim=True) + 1e-6
+        return weights / total + 1e-9 / total + total**-0.5
 
     sim = calibrated(module_of(attention), x, scheme=LEARNED)
     sim.model.eval()
@@ -157,3 +158,72 @@ def test_functions_that_only_take_the_shape_are_no_holes(x):
 
     text = str(calibrated(module_of(forward, nn.Conv2d(3, 3, 1)), x))
     assert "not an operator that is known" not in text and "normalize_0" in text and "index_add_0" in text
+
+
+def test_what_data_is_written_into_is_no_constant(x):
+    def forward(self, x):
+        filled = self.layers[0].weight.reshape(3, 3) * 1
+        filled[0].copy_(x[0, 0, 0, :3])
+        return filled * 2
+
+    assert "mul_1.output_quantizers.0" in names(calibrated(module_of(forward, nn.Conv2d(3, 3, 1)), x))
+
+
+def test_a_mask_has_nothing_between_its_numbers_and_the_data(x):
+    def mask(self, x):
+        return torch.softmax(x + torch.full_like(x, -1e9).triu(1), -1)
+
+    def grown(self, x):
+        return torch.cat([x * 1e7, x * 1e8]) + x.repeat(2, 1, 1, 1)
+
+    assert "add_0.output_quantizers.0" not in names(calibrated(module_of(mask), x))
+    assert "add_0.output_quantizers.0" in names(calibrated(module_of(grown), x))
+
+
+def test_scripted_modules_pass_in_float_and_are_listed(x):
+    made = torch.jit.script(nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU()))
+    net = nn.Sequential(nn.Conv2d(3, 3, 1), made, nn.Conv2d(3, 3, 1))
+    sim = calibrated(net, x)
+    assert "1 (scripted)" in str(sim) and "2.input_quantizers.0" in names(sim)
+    with quantization_disabled(sim.model):
+        assert torch.equal(sim.model(x), net(x))
+    with pytest.raises(ValueError, match="runs in Python"):
+        calibrated(made, x)
+
+
+def test_operators_called_by_their_library(x):
+    def forward(self, x):
+        return torch.ops.aten.relu(torch.ops.aten.add.Tensor(self.layers[0](x), x)).view(4, -1)
+
+    sim = calibrated(module_of(forward, nn.Conv2d(3, 3, 1)), x)
+    assert {"add_0.input_quantizers.1", "relu_0.output_quantizers.0"} <= set(names(sim))
+
+
+def test_tensors_whose_numbers_cannot_be_looked_at(x):
+    def batched(self, x):
+        return torch.vmap(lambda row: self.layers[0](row).relu())(x)
+
+    def sparse(self, x):
+        return self.layers[0](x + torch.sparse.mm(torch.eye(8).to_sparse(), x[0, 0]))
+
+    for forward in (batched, sparse):
+        net = module_of(forward, nn.Linear(8, 8))
+        sim = calibrated(net, x)
+        with quantization_disabled(sim.model):
+            assert torch.equal(sim.model(x), net(x))
+
+
+class Labelled(torch.Tensor):
+    """Sees every function, as subclasses with an override of their own do."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+def test_subclasses_of_tensor_stay_what_they_are(x):
+    net, x = module_of(lambda self, x: (self.layers[0](x * 2) + x).relu(), nn.Conv2d(3, 3, 1)), x.as_subclass(Labelled)
+    sim = calibrated(net, x, scheme=LEARNED)
+    assert isinstance(sim.model(x), Labelled) and "add_0.input_quantizers.1" in names(sim) and not train(sim, x)
+    with quantization_disabled(sim.model):
+        assert torch.equal(sim.model(x), net(x))

@@ -70,18 +70,11 @@ def test_a_run_that_the_sample_did_not_make_warns_once(x):
     sim = calibrated(Shared(), x)
     with pytest.warns(UserWarning, match="block did not run with the sample input"), warnings.catch_warnings():
         warnings.filterwarnings("error", message=r".*(linear|tanh|inner|Linear)")
-        sim.model(x, times=4)
-    assert torch.equal(sim.model(x, 4), torch.tanh(
-        torch.sigmoid(quantized_linear(sim, sim.model(x))) @ quantized_scale(sim).t()) * 2 + sim.model(x) * 2)  # fmt: skip
-
-
-def quantized_linear(sim, x):
-    linear = sim.model.block.inner[0]
-    return F.linear(x, linear.param_quantizers["weight"](linear.weight), linear.bias)
-
-
-def quantized_scale(sim):
-    return sim.model.block.scale
+        fourth = sim.model(x, times=4)
+    block, x = sim.model.block, sim.model(x)
+    linear = block.inner[0]
+    y = torch.sigmoid(F.linear(x, linear.param_quantizers["weight"](linear.weight), linear.bias))
+    assert torch.equal((torch.tanh(y @ block.scale.t()) + x) * 2, fourth)
 
 
 def test_ways_of_running_blocks_that_run_again(x):

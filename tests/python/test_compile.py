@@ -31,6 +31,16 @@ def statistics(groups):
     return torch.full((groups,), 1.0), torch.full((groups,), -1.0), torch.zeros(groups, dtype=torch.int64)
 
 
+def histogram(groups):
+    return (*statistics(groups), torch.zeros(groups, 64, dtype=torch.int64))
+
+
+def filled_histogram():
+    low, high, ignored, counts = held = histogram(5)
+    ops.observe_histogram_update_(torch.randn(5, 100), *held, 0)
+    return low, high, counts
+
+
 def mask_of(x):
     return torch.full(((x.numel() + 7) // 8,), 0b1011, dtype=torch.uint8)
 
@@ -91,6 +101,16 @@ SAMPLES = {
         "fake_quantize_mask_backward",
         lambda: (tensors(4, 6, grad=False), mask_of(torch.empty(24)), None, [2, 3]),
     ),
+    "float_cast": ("float_cast", lambda: (tensors(4, 6), positive(6, grad=False), 3, -6, 448.0, 1)),
+    "float_cast, channels_last": ("float_cast", lambda: (channels_last(), positive(grad=False), 2, -14, 57344.0)),
+    "float_cast, blocks": (
+        "float_cast",
+        lambda: (tensors(4, 6), positive(2, 3, grad=False), 1, 0, 6.0, None, [2, 2]),
+    ),
+    "float_cast_mask": (
+        "float_cast_mask",
+        lambda: (tensors(4, 6, grad=False), positive(6, grad=False), 3, -6, 448.0, 1),
+    ),
     "quantize": ("quantize", lambda: (tensors(4, 6), positive(6), tensors(6), -8, 7, None, 1)),
     "quantize, integers": ("quantize", lambda: (channels_last(), positive(grad=False), None, -8, 7, torch.int8)),
     "quantize_backward": (
@@ -108,6 +128,15 @@ SAMPLES = {
     ),
     "observe_min_max": ("observe_min_max", lambda: (tensors(4, 6, grad=False), 1)),
     "observe_min_max_update_": ("observe_min_max_update_", lambda: (tensors(4, 6, grad=False), *statistics(6), 0.1, 1)),
+    "observe_histogram_update_": (
+        "observe_histogram_update_",
+        lambda: (tensors(4, 6, grad=False), *histogram(6), 1),
+    ),
+    "observe_histogram_merge_": ("observe_histogram_merge_", lambda: (*histogram(3), *histogram(3))),
+    "encode_percentile": ("encode_percentile", lambda: (*filled_histogram(), 99.0, -8, 7, True)),
+    "encode_sqnr": ("encode_sqnr", lambda: (*filled_histogram(), -8, 7, True)),
+    "encode_mse": ("encode_mse", lambda: (*filled_histogram(), 0, 15, False)),
+    "encode_entropy": ("encode_entropy", lambda: (*filled_histogram(), 0, 2**32 - 1, False)),
     "encode_min_max": ("encode_min_max", lambda: (tensors(5, grad=False), positive(5, grad=False), -8, 7, True)),
     "encode_affine": ("encode_affine", lambda: (tensors(5, grad=False), positive(5, grad=False), 0, 2**32 - 1, False)),
 }

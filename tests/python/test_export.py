@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from detent.config_utils import set_grouped_blockwise_quantization_for_weights
 from detent.defs import QuantScheme
 from detent.quantizers import QuantizeDequantize
 from detent.quantsim import QuantizationSimModel
@@ -173,6 +174,17 @@ def test_blocks(tmp_path, shape):
     for file in ("m.encodings", "m_torch.encodings"):
         entries = json.loads((tmp_path / file).read_text())["param_encodings"]
         assert [entry["block_size"] for entry in entries if entry["name"] == "conv2.weight"] == [8 // shape[1]]
+    assert_reproduced(sim, tmp_path, "ORT_DISABLE_ALL")
+
+
+def test_grouped_blocks(tmp_path):
+    sim = simulation()
+    set_grouped_blockwise_quantization_for_weights(sim, [sim.model.conv2], 4, True, 8, block_size=2)
+    assert sim.model.conv2.param_quantizers["weight"].mode == "dynamic"
+    sim.compute_encodings(lambda model: model(torch.randn(64, 1, 4, 4)))
+    export(sim, tmp_path)
+    entries = json.loads((tmp_path / "m.encodings").read_text())["param_encodings"]
+    assert [entry["enc_type"] for entry in entries if entry["name"] == "conv2.weight"] == ["LPBQ"]
     assert_reproduced(sim, tmp_path, "ORT_DISABLE_ALL")
 
 

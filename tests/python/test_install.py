@@ -26,6 +26,7 @@ sim = QuantizationSimModel(model, images[:1], QuantScheme.training_range_learnin
 sim.compute_encodings(lambda m: m(images))
 sim.model(images).sum().backward()
 assert all(p.grad is not None for p in sim.model.parameters())
+QuantizationSimModel(model, images[:1], config_file="htp_v73")
 heavy = {{"onnx", "onnxscript", "matplotlib", "torchvision", "tqdm"}} & set(sys.modules)
 assert not heavy, heavy
 try:

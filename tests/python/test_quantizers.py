@@ -377,20 +377,23 @@ def variants():
     yield calibrated((3, 1), 0, 255, True, zero_point=0, low=0.0)
     yield calibrated((3, 2), 4, True, block_size=(1, 4))
     yield calibrated((), 8, False, parametrization="scale_zero_point")
+    yield calibrated((3, 1), 4, True, parametrization="scale_zero_point", grad_scale="lsq")
     yield QuantizeDequantize((3, 1), 8, True, mode="dynamic")
 
 
-@pytest.mark.parametrize("index", range(7))
-def test_state_dict_carries_everything_but_the_parametrization(index):
+@pytest.mark.parametrize("index", range(8))
+@pytest.mark.parametrize("fresh_as", ["min_max", "scale_zero_point"])
+def test_state_dict_carries_everything(index, fresh_as):
     quantizer = list(variants())[index]
     x = torch.randn(3, 8)
     file = io.BytesIO()
     torch.save(quantizer.state_dict(), file)
     file.seek(0)
     state = torch.load(file, weights_only=True)
-    fresh = QuantizeDequantize((1,), 16, False, parametrization=quantizer.parametrization)
+    fresh = QuantizeDequantize((1,), 16, False, parametrization=fresh_as)
     fresh.load_state_dict(state)
     assert fresh.extra_repr() == quantizer.extra_repr() and fresh.mode == quantizer.mode
+    assert fresh.grad_scale == quantizer.grad_scale
     assert torch.equal(fresh(x), quantizer(x))
     for copied in (copy.deepcopy(quantizer), pickle.loads(pickle.dumps(quantizer))):
         assert torch.equal(copied(x), quantizer(x)) and copied.mode == quantizer.mode
@@ -412,9 +415,10 @@ def test_ranges_of_shape_nothing_and_one_both_load():
 def test_state_that_does_not_fit_raises_and_changes_nothing():
     quantizer = calibrated((), 8, False)
     before = quantizer.state_dict()
-    other = calibrated((), 8, False, parametrization="scale_zero_point")
-    with pytest.raises(RuntimeError, match="scale_zero_point, expected min_max"):
-        quantizer.load_state_dict(other.state_dict())
+    for damage in ({"parametrization": "log"}, {"grad_scale": "lsq"}, {"grad_scale": None}, {"mode": "some"}):
+        state = {**before, "_extra_state": {**before["_extra_state"], **damage}}
+        with pytest.raises(RuntimeError, match=f"{[*damage][0]}"):
+            quantizer.load_state_dict(state)
     with pytest.raises(RuntimeError, match="expected"):
         quantizer.load_state_dict({"min": torch.zeros(3), "max": torch.zeros(3)}, strict=False)
     assert quantizer.state_dict()["_extra_state"] == before["_extra_state"] and quantizer.max.item() == 1.5

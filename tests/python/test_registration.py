@@ -49,6 +49,14 @@ SCHEMAS = {
         "int? zero_point=None) -> (Tensor y, Tensor min, Tensor max, Tensor mask)"
     ),
     "fake_quantize_mask_backward": "(Tensor grad_y, Tensor mask, int[]? order=None, int[]? block_size=None) -> Tensor",
+    "float_cast": (
+        "(Tensor x, Tensor scale, int mantissa_bits, int min_exponent, float max, int? axis=None, int[]? "
+        "block_size=None) -> Tensor"
+    ),
+    "float_cast_mask": (
+        "(Tensor x, Tensor scale, int mantissa_bits, int min_exponent, float max, int? axis=None, int[]? "
+        "block_size=None) -> (Tensor y, Tensor mask)"
+    ),
     "quantize": (
         "(Tensor x, Tensor scale, Tensor? zero_point, int qmin, int qmax, ScalarType? dtype=None, int? "
         "axis=None, int[]? block_size=None) -> Tensor"
@@ -69,6 +77,30 @@ SCHEMAS = {
     "observe_min_max_update_": (
         "(Tensor x, Tensor(a!) min, Tensor(b!) max, Tensor(c!) ignored, float? momentum=None, int? axis=None, "
         "int[]? block_size=None) -> ()"
+    ),
+    "observe_histogram_update_": (
+        "(Tensor x, Tensor(a!) min, Tensor(b!) max, Tensor(c!) ignored, Tensor(d!) counts, int? axis=None, int[]? "
+        "block_size=None) -> ()"
+    ),
+    "observe_histogram_merge_": (
+        "(Tensor(a!) min, Tensor(b!) max, Tensor(c!) ignored, Tensor(d!) counts, Tensor other_min, Tensor other_max, "
+        "Tensor other_ignored, Tensor other_counts) -> ()"
+    ),
+    "encode_percentile": (
+        "(Tensor lo, Tensor hi, Tensor counts, float percentile, int qmin, int qmax, bool symmetric, int? "
+        "zero_point=None) -> (Tensor min, Tensor max)"
+    ),
+    "encode_sqnr": (
+        "(Tensor lo, Tensor hi, Tensor counts, int qmin, int qmax, bool symmetric, int? zero_point=None, float "
+        "gamma=3., int asymmetric_deltas=17, int offsets=21, int symmetric_deltas=101) -> (Tensor min, Tensor max)"
+    ),
+    "encode_mse": (
+        "(Tensor lo, Tensor hi, Tensor counts, int qmin, int qmax, bool symmetric, int? zero_point=None) -> "
+        "(Tensor min, Tensor max)"
+    ),
+    "encode_entropy": (
+        "(Tensor lo, Tensor hi, Tensor counts, int qmin, int qmax, bool symmetric, int? zero_point=None) -> "
+        "(Tensor min, Tensor max)"
     ),
     "encode_min_max": (
         "(Tensor lo, Tensor hi, int qmin, int qmax, bool symmetric, int? zero_point=None) -> (Tensor min, Tensor max)"
@@ -107,9 +139,9 @@ def test_every_operator_has_a_kernel(name, key):
 
 
 @pytest.mark.both_autograd_paths
-@pytest.mark.parametrize("name", [name for name in OPERATORS if name != "observe_min_max_update_"])
+@pytest.mark.parametrize("name", [name for name in OPERATORS if not name.endswith("_")])
 def test_every_operator_has_an_autograd_kernel(name):
-    """Without one a gradient would be cut silently; what has none raises (observe_min_max_update_ works in place)."""
+    """Without one a gradient would be cut silently; what has none raises (those that end in _ work in place)."""
     assert has_kernel(name, "Autograd"), f"detent::{name} has no kernel for Autograd"
 
 

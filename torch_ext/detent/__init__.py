@@ -18,22 +18,38 @@ if _library.status["detent_autograd"]:
 
     _autograd.register()
 
-from . import distributed, functional, observers, ptq, quantizers  # noqa: E402
+from . import analysis, compat, config, distributed, functional, observers, ptq, qat, quantizers  # noqa: E402
 from ._library import build_info  # noqa: E402
+from .calibration import compute_encodings  # noqa: E402
+from .config import Config  # noqa: E402
 from .defs import QuantizationDataType, QuantScheme  # noqa: E402
-from .quantsim import QuantizationSimModel, load_encodings_to_sim, quantization_disabled  # noqa: E402
+from .quantsim import (  # noqa: E402
+    QuantizationSimModel,
+    load_checkpoint,
+    load_encodings_to_sim,
+    quantization_disabled,
+    save_checkpoint,
+)
 
 __version__ = "0.1.0"
 __all__ = [
+    "Config",
     "QuantScheme",
     "QuantizationDataType",
     "QuantizationSimModel",
+    "analysis",
     "build_info",
+    "compat",
+    "config",
+    "compute_encodings",
     "distributed",
     "functional",
+    "load_checkpoint",
     "load_encodings_to_sim",
     "observers",
     "ptq",
+    "qat",
     "quantization_disabled",
     "quantizers",
+    "save_checkpoint",
 ]

@@ -52,6 +52,20 @@ def _dynamic_backward(ctx, grad_y, *_):
     return _ops.fake_quantize_range_backward(grad_y, *ctx.saved_tensors, *ctx.plain)[0], *[None] * 7
 
 
+def _float_cast_setup(ctx, inputs, output) -> None:
+    x, scale, _, _, ctx.max, ctx.axis, ctx.block_size = inputs
+    ctx.save_for_backward(x, scale)
+
+
+def _float_cast_backward(ctx, grad_y):
+    x, scale = ctx.saved_tensors
+    _, mask = _ops.float_cast_mask(x, scale, 0, 0, ctx.max, ctx.axis, ctx.block_size)
+    order = None
+    if not x.is_contiguous():
+        order = sorted(range(x.dim()), key=torch.empty_like(x).stride().__getitem__, reverse=True)
+    return _ops.fake_quantize_mask_backward(grad_y, mask, order, ctx.block_size), *[None] * 6
+
+
 def _quantize_setup(ctx, inputs, output) -> None:
     x, scale, zero_point, qmin, qmax, _, axis, block_size = inputs
     if not output.is_floating_point():
@@ -94,13 +108,15 @@ def register() -> None:
         ("fake_quantize", _affine_backward, _affine_setup),
         ("fake_quantize_range", _range_backward, _range_setup),
         ("fake_quantize_dynamic", _dynamic_backward, _dynamic_setup),
+        ("float_cast", _float_cast_backward, _float_cast_setup),
         ("quantize", _quantize_backward, _quantize_setup),
         ("dequantize", _dequantize_backward, _dequantize_setup),
     ]:
         torch.library.register_autograd(f"detent::{name}", backward, setup_context=setup)
     for name in [
         "fake_quantize_backward", "fake_quantize_range_backward", "fake_quantize_mask_backward", "fake_quantize_mask",
-        "fake_quantize_range_mask", "fake_quantize_dynamic_mask", "quantize_backward", "dequantize_backward",
-        "encode_min_max", "encode_affine", "observe_min_max",
+        "fake_quantize_range_mask", "fake_quantize_dynamic_mask", "float_cast_mask", "quantize_backward",
+        "dequantize_backward", "encode_min_max", "encode_affine", "observe_min_max", "encode_percentile", "encode_sqnr",
+        "encode_mse", "encode_entropy",
     ]:  # fmt: skip
         torch.library.register_autograd(f"detent::{name}", _raise_second_order(name))

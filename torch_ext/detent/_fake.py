@@ -74,6 +74,14 @@ def _fake_quantize_mask_backward(grad_y, mask, order=None, block_size=None):
     return grad_y.new_empty([grad_y.shape[dim] for dim in order]).permute(inverse)
 
 
+def _float_cast(x, scale, mantissa_bits, min_exponent, max, axis=None, block_size=None):
+    return torch.empty_like(x)
+
+
+def _float_cast_mask(x, scale, mantissa_bits, min_exponent, max, axis=None, block_size=None):
+    return torch.empty_like(x), _mask(x)
+
+
 def _quantize(x, scale, zero_point, qmin, qmax, dtype=None, axis=None, block_size=None):
     return torch.empty_like(x, dtype=dtype or x.dtype)
 
@@ -110,6 +118,22 @@ def _encode(first, second, qmin, qmax, symmetric, zero_point=None):
     return out, torch.empty_like(out)
 
 
+def _observe_histogram_update_(x, min, max, ignored, counts, axis=None, block_size=None):
+    return None
+
+
+def _observe_histogram_merge_(min, max, ignored, counts, other_min, other_max, other_ignored, other_counts):
+    return None
+
+
+def _encode_percentile(lo, hi, counts, percentile, qmin, qmax, symmetric, zero_point=None):
+    return _encode(lo, hi, qmin, qmax, symmetric)
+
+
+def _encode_histogram(lo, hi, counts, qmin, qmax, symmetric, zero_point=None, *search):
+    return _encode(lo, hi, qmin, qmax, symmetric)
+
+
 def _on_one_device(name: str, fake):
     """Torch picks this kernel as soon as one tensor is on the meta device, even where the others hold data."""
 
@@ -137,6 +161,8 @@ def register() -> None:
         "fake_quantize_dynamic": _fake_quantize_dynamic,
         "fake_quantize_dynamic_mask": _fake_quantize_dynamic_mask,
         "fake_quantize_mask_backward": _fake_quantize_mask_backward,
+        "float_cast": _float_cast,
+        "float_cast_mask": _float_cast_mask,
         "quantize": _quantize,
         "quantize_backward": _quantize_backward,
         "dequantize": _dequantize,
@@ -145,5 +171,11 @@ def register() -> None:
         "observe_min_max_update_": _observe_min_max_update_,
         "encode_min_max": _encode,
         "encode_affine": _encode,
+        "observe_histogram_update_": _observe_histogram_update_,
+        "observe_histogram_merge_": _observe_histogram_merge_,
+        "encode_percentile": _encode_percentile,
+        "encode_sqnr": _encode_histogram,
+        "encode_mse": _encode_histogram,
+        "encode_entropy": _encode_histogram,
     }.items():
         torch.library.register_fake(f"detent::{name}", _on_one_device(name, fake))

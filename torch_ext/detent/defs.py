@@ -8,11 +8,12 @@ __all__ = ["Granularity", "QuantScheme", "QuantizationDataType"]
 
 
 class QuantScheme(enum.Enum):
-    """How ranges are found, and whether they are trained afterwards. Members and values are AIMET's.
+    """How ranges are found, and whether they are trained afterwards. Members and values up to 6 are AIMET's.
 
-    ``min_max`` (alias ``post_training_tf``), ``post_training_tf_enhanced`` and ``post_training_percentile`` calibrate:
-    activation ranges are then fixed, parameter ranges follow the parameters. The ``training_range_learning`` members
-    calibrate in the way they name (``training_range_learning``: as ``min_max``) and then train every range.
+    ``min_max`` (alias ``post_training_tf``) and the ``post_training`` members calibrate: activation ranges are then
+    fixed, parameter ranges follow the parameters. The ``training_range_learning`` members calibrate in the way they
+    name (``training_range_learning``: as ``min_max``) and then train every range. ``tf_enhanced`` is the search for the
+    best ratio of signal to noise; the observers say what each does (:mod:`detent.observers`).
 
     Example:
         >>> QuantScheme.from_str("tf") is QuantScheme.min_max
@@ -26,10 +27,14 @@ class QuantScheme(enum.Enum):
     training_range_learning_with_tf_enhanced_init = 4
     training_range_learning = 5
     post_training_percentile = 6
+    post_training_mse = 7
+    post_training_entropy = 8
+    post_training_moving_average = 9
 
     @classmethod
     def from_str(cls, name: str) -> QuantScheme:
-        """The scheme called ``name``: a member's name, or ``"tf"``, ``"tf_enhanced"``, ``"percentile"``.
+        """The scheme called ``name``: a member's name, or the end of one: ``"tf"``,
+        ``"tf_enhanced"``, ``"percentile"``, ``"mse"``, ``"entropy"``, ``"moving_average"``.
 
         Raises:
             ValueError: There is no such scheme.
@@ -50,6 +55,9 @@ _SHORT_NAMES = {
     "tf": "min_max",
     "tf_enhanced": "post_training_tf_enhanced",
     "percentile": "post_training_percentile",
+    "mse": "post_training_mse",
+    "entropy": "post_training_entropy",
+    "moving_average": "post_training_moving_average",
 }
 
 

@@ -18,7 +18,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["fake_quantize", "fake_quantize_range", "fake_quantize_dynamic", "quantize", "dequantize"]
+from .float_format import FloatFormat
+
+__all__ = ["fake_quantize", "fake_quantize_range", "fake_quantize_dynamic", "float_cast", "quantize", "dequantize"]
 
 _ops = torch.ops.detent
 
@@ -146,6 +148,40 @@ def fake_quantize_dynamic(
         tensor([0.9922])
     """
     return _ops.fake_quantize_dynamic(x, clip, qmin, qmax, symmetric, axis, block_size, zero_point)
+
+
+def float_cast(
+    x: Tensor,
+    format: FloatFormat | torch.dtype,
+    scale: Tensor | None = None,
+    *,
+    axis: int | None = None,
+    block_size: Sequence[int] | None = None,
+) -> Tensor:
+    """Round ``x`` to a float format of fewer bits and back, with a straight-through gradient.
+
+    ``v = clamp(x / scale, -format.max, format.max)``, rounded half-even to the format's nearest number, times ``scale``
+    (Kuzmin 2022, eqs. 2 and 3). Numbers beyond the largest one become it, infinities too; NaN stays NaN. The gradient
+    for ``x`` is 1 where ``|x / scale| <= format.max`` and 0 elsewhere (Bengio 2013); ``scale`` has none.
+
+    Args:
+        x: Any shape; float16, bfloat16, float32 or float64.
+        format: A :class:`FloatFormat`, or the torch type that has it.
+        scale: > 0; shape as the module says. ``None``: 1.
+        axis, block_size: As in :func:`fake_quantize`.
+    Returns:
+        Tensor like ``x``.
+    Raises:
+        ValueError: As :func:`fake_quantize`; a type without a format.
+    Example:
+        >>> float_cast(torch.tensor([0.3, 17.0, 1e6]), torch.float8_e4m3fn).tolist()
+        [0.3125, 16.0, 448.0]
+    """
+    if not isinstance(format, FloatFormat):
+        format = FloatFormat.of(format)
+    if scale is None:
+        scale = torch.ones((), dtype=torch.float64 if x.dtype == torch.float64 else torch.float32, device=x.device)
+    return _ops.float_cast(x, scale, format.mantissa_bits, format.min_exponent, format.max, axis, block_size)
 
 
 def quantize(

@@ -3,35 +3,45 @@
 from __future__ import annotations
 
 import copy
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+import torch
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ._report import report
-from ._running import evaluating
-from .capture import install, record
+from ._looking import Looking
+from .calibration import compute_encodings
+from .capture import call_sites, exclude, install, record, strip
+from .checkpoints import load_checkpoint, save_checkpoint
+from .config import Config
+from .config.overrides import Selected
 from .defs import QuantizationDataType, QuantScheme
-from .distributed import check_whole, merging, unwrap
+from .distributed import check_whole, unwrap
 from .encodings import AffineEncoding, loading, text
 from .encodings import files as encodings_files
 from .nn import QuantizedModule
-from .nn.base import entries, holder
+from .nn.base import entries, holder, parameters_of
+from .observers import PercentileObserver, observer_of
 from .quantizers import AffineQuantizer, quantization_disabled
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-__all__ = ["QuantizationSimModel", "load_encodings_to_sim", "quantization_disabled"]
+__all__ = [
+    "QuantizationSimModel",
+    "load_checkpoint",
+    "load_encodings_to_sim",
+    "quantization_disabled",
+    "save_checkpoint",
+]
 
 _UNSET = object()
 
 
-class QuantizationSimModel:
+class QuantizationSimModel(Looking):
     """A model whose tensors are rounded as a quantized device would round them.
 
     ``sim.model`` is a copy of the model (or with ``in_place`` the model itself): same modules, parameter names and
@@ -46,10 +56,12 @@ class QuantizationSimModel:
         rounding_mode: ``None`` or ``"nearest"``: halves to even.
         default_output_bw, default_param_bw: Bits of activations and parameters, 2 to 32.
         in_place: Quantize ``model`` itself.
-        config_file: ``None``, the only value supported.
+        config_file: Which tensors are quantized and how: a JSON file in AIMET's format, the content of one, one of
+            :data:`detent.config.NAMES` or a :class:`detent.config.Config`; ``None`` is ``"default_per_channel"``.
         default_data_type: ``QuantizationDataType.int``, the only value supported.
     Raises:
-        ValueError: An argument is out of its range. NotImplementedError: it names something unsupported.
+        ValueError: An argument is out of its range, or the model is scripted.
+        NotImplementedError: An argument names something unsupported.
         RuntimeError: The model is quantized already.
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -68,11 +80,18 @@ class QuantizationSimModel:
         default_output_bw: int = 8,
         default_param_bw: int = 8,
         in_place: bool = False,
-        config_file: str | None = None,
+        config_file: Config | Mapping[str, Any] | str | PathLike[str] | None = None,
         default_data_type: QuantizationDataType = QuantizationDataType.int,
     ):
         self.quant_scheme = _checked_scheme(quant_scheme)
-        _check_options(rounding_mode, default_output_bw, default_param_bw, config_file, default_data_type)
+        if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
+            raise ValueError(
+                f"QuantizationSimModel: model is a {type(model).__name__}, expected a torch.nn.Module that runs in "
+                "Python. Build the sim from the original model; export() can trace it."
+            )
+        _check_options(rounding_mode, default_output_bw, default_param_bw, default_data_type)
+        self.config = Config.load(config_file)
+        selected = Selected(self.config.overrides, model)
         for name, module in model.named_modules():
             if isinstance(module, (QuantizedModule, AffineQuantizer)):
                 raise RuntimeError(
@@ -82,41 +101,24 @@ class QuantizationSimModel:
         self.default_output_bw = default_output_bw
         self.default_param_bw = default_param_bw
         self.model = model if in_place else copy.deepcopy(model)
+        self._excluded: set[str] = set()
         self._graph = record(self.model, dummy_input)
         install(
             self.model,
             self._graph,
+            self.config,
+            selected,
             output_bw=default_output_bw,
             param_bw=default_param_bw,
             learned=self.quant_scheme.learns_ranges,
         )
-
-    # --- looking ------------------------------------------------------------------------------------------------------
+        for quantizer in self.quantizers():
+            quantizer.observer = observer_of(self.quant_scheme, quantizer.shape, quantizer.block_size)
 
     @property
     def _network(self) -> nn.Module:
         """``model`` without what it is wrapped in, DataParallel say: names are those of the float model."""
         return unwrap(self.model)
-
-    def named_quantizers(self) -> Iterator[tuple[str, AffineQuantizer]]:
-        """``(name, quantizer)`` of every quantizer; one that is shared comes once, under its first name."""
-        for name, module in self._network.named_modules():
-            if isinstance(module, AffineQuantizer):
-                yield name, module
-
-    def quantizers(self) -> Iterator[AffineQuantizer]:
-        """Every quantizer, once."""
-        for _, quantizer in self.named_quantizers():
-            yield quantizer
-
-    def named_qmodules(self) -> Iterator[tuple[str, QuantizedModule]]:
-        """``(name, module)`` of every quantized module."""
-        for name, module in self._network.named_modules():
-            if isinstance(module, QuantizedModule):
-                yield name, module
-
-    def __str__(self) -> str:
-        return report(self._network, self._graph)
 
     # --- calibration --------------------------------------------------------------------------------------------------
 
@@ -142,47 +144,125 @@ class QuantizationSimModel:
             Whatever the callback raises; the model is then as it was before, ranges and training flags included.
             RuntimeError: It raised on another rank, or the ranks have different quantizers; likewise.
         """
-        check_whole(self.model, "compute_encodings")
         arguments = () if forward_pass_callback_args is _UNSET else (forward_pass_callback_args,)
-        active = [quantizer for quantizer in self.quantizers() if quantizer.enabled and quantizer._overwritable]
-        before = [(quantizer, quantizer._snapshot()) for quantizer in active]
-        try:
-            with evaluating(self.model):
-                of_params = self._calibrate_params(set(active))
-                observing = [quantizer for quantizer in active if quantizer not in of_params]
-                for quantizer in observing:
-                    quantizer._start_observing("pass")
-                # Forwards of DistributedDataParallel wait for each other, and ranks may have more or less data.
-                together = isinstance(self.model, DistributedDataParallel)
-                with merging([quantizer._collector for quantizer in observing], process_group):
-                    forward_pass_callback(self.model.module if together else self.model, *arguments)
-                found = [quantizer._finish_observing() for quantizer in observing]
-        except BaseException:  # Ctrl-C too
-            for quantizer, snapshot in before:
-                quantizer._restore(snapshot)
-            raise
-        for quantizer in observing:
-            quantizer._mark_unseen()
-        if observing and not any(found):
-            warnings.warn(
-                "compute_encodings: no quantizer saw any data, so activations stay float. The callback is given the "
-                "model: run your data through that one.",
-                stacklevel=2,
-            )
+        # Forwards of DistributedDataParallel wait for each other, and ranks may have more or less data.
+        model = self.model.module if isinstance(self.model, DistributedDataParallel) else self.model
+        with compute_encodings(model, process_group=process_group):
+            forward_pass_callback(model, *arguments)
 
-    def _calibrate_params(self, active: set[AffineQuantizer]) -> set[AffineQuantizer]:
-        """Ranges of parameters come from the parameters alone."""
-        done: set[AffineQuantizer] = set()
-        for module in self.model.modules():
-            for name, quantizer in holder(module, "param").items():
-                parameter = getattr(module, name, None)
-                if quantizer not in active or quantizer in done or not isinstance(parameter, Tensor):
-                    continue
-                done.add(quantizer)
-                quantizer._start_observing("pass")
-                quantizer._collector.update(parameter)
-                quantizer._finish_observing()
-        return done
+    def set_percentile_value(self, percentile_value: float) -> None:
+        """Choose the percentile of scheme ``post_training_percentile``, for the next :meth:`compute_encodings`.
+
+        Args:
+            percentile_value: 50 to 100; 100, the value at first, keeps every value inside.
+        Raises:
+            ValueError: It is not. RuntimeError: the scheme is another one.
+        Example:
+            >>> sim = QuantizationSimModel(torch.nn.Linear(4, 2), torch.randn(1, 4), "percentile")
+            >>> sim.set_percentile_value(99.9)
+            >>> sim.compute_encodings(lambda model: model(torch.randn(32, 4)))
+        """
+        observers = [quantizer.observer for quantizer in self.quantizers()]
+        observers = [observer for observer in observers if isinstance(observer, PercentileObserver)]
+        if not observers:
+            raise RuntimeError(
+                f"set_percentile_value: the sim's scheme is {self.quant_scheme.name}, expected "
+                "post_training_percentile. Build the sim with quant_scheme='percentile'."
+            )
+        for observer in observers:
+            observer.percentile = percentile_value
+
+    # --- changing what is quantized -----------------------------------------------------------------------------------
+
+    def exclude_layers_from_quantization(self, layers_to_exclude: Iterable[nn.Module | str]) -> None:
+        """Remove the quantizers of some layers, and of all that is inside them: they work in float.
+
+        A quantizer on an output of theirs moves to those who read it, so that no other layer loses the grid of its
+        input. Best before calibration; ranges that were found move along.
+
+        Args:
+            layers_to_exclude: Modules of ``sim.model``, call sites included, or their names.
+        Raises:
+            ValueError: One of them is not in ``sim.model``. Nothing has changed.
+        Example:
+            >>> model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Sigmoid(), torch.nn.Linear(4, 2))
+            >>> sim = QuantizationSimModel(model, torch.randn(1, 4))
+            >>> sim.exclude_layers_from_quantization([sim.model[0]])
+            >>> [name for name, _ in sim.named_quantizers()]  # doctest: +NORMALIZE_WHITESPACE
+            ['1.input_quantizers.0', '1.output_quantizers.0', '2.param_quantizers.weight', '2.output_quantizers.0']
+        """
+        if isinstance(layers_to_exclude, (str, nn.Module)):  # either could be looped over
+            layers_to_exclude = [layers_to_exclude]
+        names = {module: name for name, module in self._network.named_modules()}
+        known = {*names.values(), *call_sites(self._network)}
+        paths = {layer if isinstance(layer, str) else names.get(layer, layer) for layer in layers_to_exclude}
+        for path in paths:
+            if path not in known:
+                what = repr(path) if isinstance(path, str) else f"a {type(path).__name__}"
+                raise ValueError(
+                    f"exclude_layers_from_quantization: {what} is not in sim.model, expected modules of sim.model or "
+                    "their names. The float model's modules are other objects unless the sim was built in_place."
+                )
+        exclude(self._network, self._graph, paths)
+        self._excluded |= paths
+
+    def exclude_param_from_quantization(self, name: str) -> None:
+        """Remove the quantizers of every parameter called ``name``, such as ``"bias"``, in all layers."""
+        self._remove(
+            {id(quantizer) for module in self.model.modules() if (quantizer := holder(module, "param").get(name))}
+        )
+
+    @torch.no_grad()
+    def fold_param_quantizers(self) -> None:
+        """Round the parameters to their grids for good. The simulation and its exports compute the same bits.
+
+        Ranges of parameters are fixed from here on, for calibration and encodings files too: for evaluation and
+        deployment, not for training.
+
+        Raises:
+            RuntimeError: A parameter's quantizer has no range yet. Nothing has changed.
+        Example:
+            >>> sim = QuantizationSimModel(torch.nn.Linear(64, 1), torch.randn(1, 64), default_param_bw=2)
+            >>> sim.compute_encodings(lambda model: model(torch.randn(8, 64)))
+            >>> sim.fold_param_quantizers()
+            >>> sim.model.weight.unique().numel()
+            4
+        """
+        folding = [
+            (quantizer, parameter) for quantizer, owner, name in parameters_of(self.model)
+            if quantizer.enabled and isinstance(parameter := getattr(owner, name), nn.Parameter)
+        ]  # fmt: skip
+        rounded = [quantizer(parameter) for quantizer, parameter in folding]
+        for (quantizer, parameter), values in zip(folding, rounded):
+            if quantizer.is_initialized():
+                quantizer.mode = "fixed"
+                quantizer.allow_overwrite(False)
+                parameter.copy_(values)
+
+    @staticmethod
+    def get_original_model(model: nn.Module, qdq_weights: bool = False) -> nn.Module:
+        """A float copy of a simulated model: the classes, names and state_dict keys it had before.
+
+        Args:
+            model: ``sim.model`` or a part of it; it is left as it is.
+            qdq_weights: Whether parameters take the values that the simulation computes with.
+        Raises:
+            RuntimeError: ``qdq_weights``, and a parameter's quantizer has no range.
+        Example:
+            >>> sim = QuantizationSimModel(torch.nn.Linear(4, 2), torch.randn(1, 4), default_param_bw=4)
+            >>> sim.compute_encodings(lambda model: model(torch.randn(32, 4)))
+            >>> QuantizationSimModel.get_original_model(sim.model, qdq_weights=True)
+            Linear(in_features=4, out_features=2, bias=True)
+        """
+        made = copy.deepcopy(model)
+        if qdq_weights:
+            with torch.no_grad():
+                for quantizer, owner, name in parameters_of(made):
+                    parameter = getattr(owner, name)
+                    if isinstance(parameter, nn.Parameter):
+                        parameter.copy_(quantizer(parameter))
+        strip(made)
+        return made
 
     # --- encodings ----------------------------------------------------------------------------------------------------
 
@@ -211,7 +291,7 @@ class QuantizationSimModel:
             "activation_bitwidth": self.default_output_bw,
             "param_bitwidth": self.default_param_bw,
             "dtype": "int",
-            "is_symmetric": True,
+            "is_symmetric": bool(self.config.defaults.params.is_symmetric),
             "per_channel_quantization": per_channel,
             "quant_scheme": self.quant_scheme.name,
         }
@@ -244,6 +324,13 @@ class QuantizationSimModel:
         folder = Path(path)
         folder.mkdir(parents=True, exist_ok=True)
         text.write(folder / f"{filename_prefix}.json", content)
+
+    def export_weights_to_safetensors(self, path: str | PathLike[str], filename_prefix: str) -> None:
+        """Write ``<path>/<filename_prefix>.safetensors``: the float parameters and buffers, under their float names."""
+        from .export.files import all_or_nothing, write_state_dict
+
+        with all_or_nothing(path) as folder:
+            write_state_dict(self.get_original_model(self._network), folder / f"{filename_prefix}.safetensors")
 
     def load_encodings(
         self,
@@ -357,28 +444,15 @@ def _checked_scheme(scheme: str | QuantScheme | None) -> QuantScheme:
         scheme = QuantScheme.from_str(scheme)
     if not isinstance(scheme, QuantScheme):
         raise ValueError(f"QuantizationSimModel: quant_scheme is {scheme!r}, expected a QuantScheme or its name.")
-    supported = (
-        QuantScheme.min_max,
-        QuantScheme.training_range_learning_with_tf_init,
-        QuantScheme.training_range_learning,
-    )
-    if scheme not in supported:
-        names = ", ".join(known.name for known in supported)
-        raise NotImplementedError(f"QuantizationSimModel: quant_scheme is {scheme.name}, expected one of {names}.")
     return scheme
 
 
-def _check_options(rounding_mode, output_bw, param_bw, config_file, data_type) -> None:
+def _check_options(rounding_mode, output_bw, param_bw, data_type) -> None:
     if rounding_mode not in (None, "nearest"):
         raise ValueError(f"QuantizationSimModel: rounding_mode is {rounding_mode!r}, expected 'nearest' or None.")
     for name, bits in (("default_output_bw", output_bw), ("default_param_bw", param_bw)):
         if not isinstance(bits, int) or isinstance(bits, bool) or not 2 <= bits <= 32:
             raise ValueError(f"QuantizationSimModel: {name} is {bits!r}, expected an integer from 2 to 32.")
-    if config_file is not None:
-        raise NotImplementedError(
-            f"QuantizationSimModel: config_file is {config_file!r}, expected None, the only value supported: "
-            "weights per channel, activations per tensor."
-        )
     if data_type is not QuantizationDataType.int:
         raise NotImplementedError(
             f"QuantizationSimModel: default_data_type is {data_type}, expected QuantizationDataType.int, the only "

@@ -36,6 +36,50 @@ DETENT_API detent_status detent_observe_min_max_cuda(const void *x, void *min, v
                                                      double momentum, void *workspace, size_t workspace_bytes,
                                                      detent_stream stream);
 
+/* Histograms: how many values of each group fell into each bin.
+ *
+ * Bins lie on a grid of powers of two around 0. With half = bins / 2 and a width w = 2^e, a value x that counts is in
+ * bin
+ *
+ *     half + trunc(|x| / w)           where x >= 0
+ *     half - 1 - trunc(|x| / w)       where x < 0
+ *
+ * e is the smallest integer from -126 on with max(|min|, |max|) < half * w, where min and max are what the group has
+ * seen. It is not stored: it follows from min and max. Where a range grows, e grows, and neighbouring bins of either
+ * side are added in pairs: exactly what the values would have been counted as with the wider bins. So the counts are a
+ * function of the set of values alone: no order of elements, batches, threads or merges changes one of them. Of the
+ * half that the larger end needs, at least bins / 4 are in use.
+ *
+ *   min, max, ignored   as above, running; for a first batch +inf, -inf and 0
+ *   counts              [groups, bins] int64; for a first batch 0
+ *   bins                a power of two from 16 to 2048
+ *
+ * x is read twice: for its extremes, and to count. merge adds what another observer of as many groups holds, whose
+ * arrays stay as they are; both sets have the type `real`, F32 or F64. No overlap.
+ * DETENT_BAD_ARGUMENT (also: bins), DETENT_BAD_SHAPE, DETENT_BAD_DTYPE, DETENT_WORKSPACE_SMALL: nothing was written. */
+enum { DETENT_FEWEST_BINS = 16, DETENT_MOST_BINS = 2048 };
+
+DETENT_API detent_status detent_observe_histogram_workspace(detent_shape3 shape, size_t *bytes);
+DETENT_API detent_status detent_observe_histogram_cpu(const void *x, void *min, void *max, int64_t *ignored,
+                                                      int64_t *counts, detent_dtype dtype, detent_shape3 shape,
+                                                      size_t bins, void *workspace, size_t workspace_bytes,
+                                                      detent_parallel_for parallel);
+DETENT_API detent_status detent_observe_histogram_merge_cpu(const void *other_min, const void *other_max,
+                                                            const int64_t *other_ignored, const int64_t *other_counts,
+                                                            void *min, void *max, int64_t *ignored, int64_t *counts,
+                                                            detent_dtype real, size_t groups, size_t bins,
+                                                            detent_parallel_for parallel);
+DETENT_API detent_status detent_observe_histogram_workspace_cuda(detent_shape3 shape, size_t *bytes);
+DETENT_API detent_status detent_observe_histogram_cuda(const void *x, void *min, void *max, int64_t *ignored,
+                                                       int64_t *counts, detent_dtype dtype, detent_shape3 shape,
+                                                       size_t bins, void *workspace, size_t workspace_bytes,
+                                                       detent_stream stream);
+DETENT_API detent_status detent_observe_histogram_merge_cuda(const void *other_min, const void *other_max,
+                                                             const int64_t *other_ignored, const int64_t *other_counts,
+                                                             void *min, void *max, int64_t *ignored, int64_t *counts,
+                                                             detent_dtype real, size_t groups, size_t bins,
+                                                             detent_stream stream);
+
 #ifdef __cplusplus
 }
 #endif

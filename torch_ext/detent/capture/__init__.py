@@ -1,7 +1,9 @@
 """Capture: which tensors flow where in a user's model, and quantizers at the functions its forwards call."""
 
+from .exclude import call_sites, exclude, place
 from .graph import record
 from .placement import install
 from .sites import CallSite
+from .strip import float_class, strip
 
-__all__ = ["CallSite", "install", "record"]
+__all__ = ["CallSite", "call_sites", "exclude", "float_class", "install", "place", "record", "strip"]

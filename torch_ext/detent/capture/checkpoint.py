@@ -1,7 +1,7 @@
 """Activation checkpointing: what a forward calls through it is recomputed as it was computed.
 
-torch recomputes in backward, outside every forward. The two places where it keeps a function for then are told to run it
-inside the mode of the forward that called it, with the counts of that moment.
+torch recomputes in backward, outside every forward. The two places where it keeps a function for then are told to run
+it inside the mode of the forward that called it, with the counts of that moment.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ these are in :mod:`detent.capture.composites`.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import FunctionType
@@ -15,11 +16,12 @@ from types import FunctionType
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._ops import OpOverload, OpOverloadPacket
 
 from .composites import BODIES
 
 __all__ = [
-    "KEEP_AXES", "POLES", "WRITERS", "Operator", "arguments", "carries_floats", "find", "is_quantizable", "replaced",
+    "KEEP_AXES", "WRITERS", "Operator", "arguments", "carries_floats", "find", "is_quantizable", "pole", "replaced",
 ]  # fmt: skip
 
 
@@ -28,9 +30,9 @@ class Operator:
     """One way to call an operator.
 
     ``slots`` names the first arguments in order; ``""`` marks one that is never quantized. ``weight`` is the slot of a
-    weight and ``channels`` its output axis; ``None``: one scale for all. With ``listed`` the tensors come as one list, at
-    argument ``first``. With ``moves`` its outputs hold only numbers of its input (and zeros). With ``body`` it is what
-    that calls.
+    weight and ``channels`` its output axis; ``None``: one scale for all. With ``listed`` the tensors come as one list,
+    at argument ``first``. With ``moves`` its outputs hold only numbers of its input (and zeros). With ``body`` it is
+    what that calls.
     """
 
     name: str
@@ -42,6 +44,10 @@ class Operator:
     in_place: bool = False
     moves: bool = False
     body: Callable | None = None
+
+    def holds_parameter(self, slot: int) -> bool:
+        """Whether a slot takes a weight or a bias, whatever tensor that is."""
+        return slot == self.weight or (not self.listed and self.slots[slot : slot + 1] == ("bias",))
 
 
 _NAMESPACES = (
@@ -87,7 +93,8 @@ _UNARY = {
     "Softmin": ("softmin",), "LogSoftmax": ("log_softmax",),
     "ReduceMean": ("mean",), "ReduceSum": ("sum", "nansum"), "ReduceProd": ("prod",), "ReduceL2": ("norm",),
     "ReduceVariance": ("var", "std"), "ReduceLogSumExp": ("logsumexp",), "CumSum": ("cumsum",),
-    "CumProd": ("cumprod",), "LpNormalization": ("normalize",), "Resize": ("interpolate", "upsample", "grid_sample"),
+    "CumProd": ("cumprod",), "LpNormalization": ("normalize",),
+    "Resize": ("interpolate", "upsample", "upsample_nearest", "upsample_bilinear", "grid_sample"),
     "Col2Im": ("fold",), "LpPool": ("lp_pool1d", "lp_pool2d", "lp_pool3d"),
     "LocalResponseNormalization": ("local_response_norm",),
     "DFT": ("fft", "ifft", "rfft", "irfft", "fft2", "ifft2", "rfft2", "irfft2", "fftn", "ifftn", "rfftn", "irfftn"),
@@ -105,9 +112,12 @@ _PRODUCTS = {
     ("addmm",): ("Gemm", ("", "mat1", "mat2")),
     ("baddbmm",): ("MatMul", ("input", "batch1", "batch2")),
     ("outer",): ("MatMul", ("input", "vec2")),
+    ("affine_grid",): ("AffineGrid", ("theta",)),
     ("bilinear",): ("Bilinear", ("input1", "input2", "")),
     ("cdist",): ("Cdist", ("x1", "x2")),
     ("cosine_similarity",): ("CosineSimilarity", ("x1", "x2")),
+    ("pairwise_distance",): ("PairwiseDistance", ("x1", "x2")),
+    ("pdist",): ("Cdist", _X),
 }
 _MOVERS = (
     "view", "reshape", "view_as", "reshape_as", "permute", "transpose", "t", "flatten", "ravel", "unflatten", "squeeze",
@@ -115,9 +125,14 @@ _MOVERS = (
     "split_with_sizes", "tensor_split", "unbind", "narrow", "select", "index_select", "__getitem__", "gather",
     "take_along_dim", "repeat", "repeat_interleave", "tile", "roll", "flip", "movedim", "swapaxes", "swapdims",
     "max_pool1d", "max_pool2d", "max_pool3d", "_max_pool1d", "_max_pool2d", "_max_pool3d", "adaptive_max_pool1d",
-    "adaptive_max_pool2d", "adaptive_max_pool3d", "dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout",
-    "alpha_dropout", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "unfold", "amax", "amin", "max", "min",
-    "topk", "sort", "to", "type", "float", "half", "bfloat16", "double", "type_as", "cuda", "cpu", "diagonal",
+    "adaptive_max_pool2d", "adaptive_max_pool3d", "max_pool1d_with_indices", "max_pool2d_with_indices",
+    "max_pool3d_with_indices", "adaptive_max_pool1d_with_indices", "adaptive_max_pool2d_with_indices",
+    "adaptive_max_pool3d_with_indices", "fractional_max_pool2d", "fractional_max_pool3d",
+    "fractional_max_pool2d_with_indices", "fractional_max_pool3d_with_indices", "max_unpool1d", "max_unpool2d",
+    "max_unpool3d", "feature_alpha_dropout", "dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout",
+    "alpha_dropout", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle", "unfold", "amax",
+    "amin", "max", "min", "topk", "sort", "to", "type", "float", "half", "bfloat16", "double", "type_as", "cuda", "cpu",
+    "diagonal",
     "as_strided", "requires_grad_", "triu", "tril", "moveaxis", "_make_subclass", "alias", "pad", "narrow_copy",
     "rot90", "hsplit", "vsplit", "dsplit", "masked_select", "index", "broadcast_tensors", "meshgrid", "median",
     "kthvalue", "cummax", "cummin", "diag", "diag_embed", "atleast_1d", "atleast_2d", "atleast_3d", "positive",
@@ -127,7 +142,7 @@ _WRITERS = (
     "__setitem__", "copy_", "fill_", "zero_", "scatter", "index_copy", "index_put", "index_fill", "masked_scatter",
     "select_scatter", "slice_scatter", "diagonal_scatter", "put_", "zeros_like", "ones_like", "full_like", "empty_like",
     "rand_like", "randn_like", "new_zeros", "new_ones", "new_full", "new_empty", "new_tensor", "bernoulli", "uniform_",
-    "normal_", "histc",
+    "normal_", "histc", "complex", "polar", "view_as_complex",
 )  # fmt: skip
 
 
@@ -159,9 +174,10 @@ def _operators() -> dict[object, Operator]:
     put(("softmax",), "Softmax", _X)
     table[torch.ops.aten._safe_softmax.default] = Operator("softmax", "Softmax", _X)
     for n in "123":
-        put((f"conv{n}d",), "Conv", ("input", "weight", ""), weight=1)
-        put((f"conv_transpose{n}d",), "ConvTranspose", ("input", "weight", ""), weight=1, channels=1)
-    put(("linear",), "Gemm", ("input", "weight", ""), weight=1)
+        put((f"conv{n}d",), "Conv", ("input", "weight", "bias"), weight=1)
+        put((f"conv_transpose{n}d",), "ConvTranspose", ("input", "weight", "bias"), weight=1, channels=1)
+    put(("conv_tbc",), "Conv", ("input", "weight", "bias"), weight=1, channels=2)
+    put(("linear",), "Gemm", ("input", "weight", "bias"), weight=1)
     put(("grouped_mm", "_grouped_mm"), "MatMul", ("input", "weight"), weight=1, channels=2)
     put(("prelu",), "PRelu", ("input", ""))
     for names in (("cat", "concat", "concatenate"), ("stack",), ("hstack",), ("vstack",)):
@@ -187,11 +203,15 @@ _METHODS = {
     if isinstance(function, FunctionType) and function in vars(Tensor).values()
 }
 
+# Operators of other libraries, by library and name.
+_LIBRARIES = {
+    ("torchvision", "roi_align"): Operator("roi_align", "RoiAlign", ("input", "")),
+    ("torchvision", "ps_roi_align"): Operator("ps_roi_align", "RoiAlign", ("input", "")),
+    ("torchvision", "deform_conv2d"): Operator("deform_conv2d", "DeformConv", ("input", "weight"), weight=1),
+}
+
 #: Functions that write numbers from elsewhere, constants, counts or noise.
 WRITERS: frozenset = frozenset(_spellings(*_WRITERS))
-
-#: Argument by operator whose values must not become zero: infinite there, or of infinite slope.
-POLES = {"div": 1, "reciprocal": 0, "rsqrt": 0, "sqrt": 0, "log": 0, "log2": 0, "log10": 0}
 
 
 def find(function) -> Operator | None:
@@ -200,7 +220,31 @@ def find(function) -> Operator | None:
         method = _METHODS.get(function.__name__)
         if method is not None and method[0] is function:
             return method[1]
-    return _TABLE.get(function)
+    operator = _TABLE.get(function)
+    if operator is None and isinstance(function, (OpOverload, OpOverloadPacket)):
+        return _of_library(str(function))
+    return operator
+
+
+@functools.cache
+def _of_library(name: str) -> Operator | None:
+    """What is known of an operator that a forward calls by the library it is in: ``aten.mul.Tensor``."""
+    library, name = name.split(".")[:2]
+    if library == "aten":
+        for space in _NAMESPACES:
+            function = getattr(space, name, None)
+            if function in _TABLE:
+                return _TABLE[function]
+    return _LIBRARIES.get((library, name))
+
+
+def pole(function, operator: Operator, args: tuple) -> int | None:
+    """The argument, if there is one, that must not become zero: the result or its slope is infinite there."""
+    if operator.name == "div":
+        return 0 if function in (Tensor.__rtruediv__, Tensor.__rdiv__) else 1
+    if operator.name == "pow" and function is not Tensor.__rpow__:
+        return 0 if len(args) > 1 and isinstance(args[1], (int, float)) and args[1] < 1 else None
+    return 0 if operator.name in ("reciprocal", "rsqrt", "sqrt", "log", "log2", "log10") else None
 
 
 #: Movers that leave the dimensions where they are.

@@ -8,21 +8,28 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from .._running import call_with_sample, without_trace
+from .._running import call_with_sample, evaluating, without_trace
 from ..nn import is_leaf
 from ..nn.calls import execution
-from ..nn.table import SLOTS
-from .functions import KEEP_AXES, POLES, WRITERS, Operator, arguments, carries_floats, find, is_quantizable
+from ..nn.table import CLASSES, SLOTS
+from ..nn.tensors import map_arguments, map_tensors
+from .functions import KEEP_AXES, WRITERS, Operator, arguments, carries_floats, find, is_quantizable, pole
 
 __all__ = ["Event", "Graph", "Read", "Value", "record"]
 
 #: Leaf modules whose outputs hold only numbers of their inputs.
-MOVING = ("MaxPool", "GlobalMaxPool", "Flatten", "Dropout", "Identity")
+MOVING = (
+    "MaxPool", "GlobalMaxPool", "MaxUnpool", "Flatten", "Reshape", "Dropout", "Identity", "Pad", "DepthToSpace",
+    "SpaceToDepth", "ChannelShuffle", "Im2Col",
+)  # fmt: skip
+#: Those among them that leave numbers out: an input of the model is quantized before, as it comes.
+POOLING = ("MaxPool", "GlobalMaxPool")
 
-_HUGE = 1e8  # a mask, not data
+_HUGE = 1e8  # from here on a mask, not data, if nothing is between it and a hundredth
 
 
 @dataclass(eq=False)
@@ -35,6 +42,7 @@ class Value:
     constant: bool = False  # made of parameters, buffers and plain numbers alone
     nearest_zero: float = 1.0  # where a pole is at zero: its smallest magnitude over its span
     is_result: bool = False
+    entered: bool = False  # was there before any function that was seen
     parameter: str | None = None  # full name of the parameter it is, or holds numbers of
     mover: Event | None = None  # the call that read that parameter to move its numbers
     axes_kept: bool = True  # whether the dimensions are where the parameter has them
@@ -60,7 +68,8 @@ class Event:
     onnx_op: str
     operator: Operator | None = None
     reads: list[Read] = field(default_factory=list)
-    output: Value | None = None
+    output: Value | None = None  # the first of
+    outputs: dict[int, Value] = field(default_factory=dict)  # by slot
     on_state: bool = False  # works in place on a buffer or parameter
     constant: bool = False  # of parameters, buffers and plain numbers alone
     integers: bool = False  # its output is not of a float type
@@ -82,6 +91,7 @@ class Graph:
     callers: dict[str, set[str]] = field(default_factory=dict)  # module -> who calls it
     calls: dict[str, int] = field(default_factory=dict)  # module -> executions
     unknown: dict[str, set[str]] = field(default_factory=dict)  # module -> functions nobody knows
+    returned: list[Value] = field(default_factory=list)  # by the model
 
 
 @dataclass
@@ -102,6 +112,7 @@ class _Recorder(TorchFunctionMode):
         self.origins: dict[int, tuple[Value | None, bool]] = {}
         self.alive: list[Tensor] = []  # an id is reused once its tensor is gone
         self.reads: dict[int, list[Read]] = {}  # by the memory that is read
+        self.constants: dict[int, list[Value]] = {}  # by the memory that holds them
         self.parameters = {id(p): name for name, p in model.named_parameters()}
         self.state = set(self.parameters) | {id(b) for b in model.buffers()}
 
@@ -116,7 +127,7 @@ class _Recorder(TorchFunctionMode):
             with self:
                 return operator.body(*args, **kwargs)
         given = (*args, *kwargs.values())
-        if not carries_floats(given):
+        if not carries_floats(given) or _transformed(given):
             return func(*args, **kwargs)
         if operator is not None and not operator.moves:
             return self._operator(func, operator, args, kwargs)
@@ -170,9 +181,12 @@ class _Recorder(TorchFunctionMode):
         frame = self.frames[-1]
         event = Event(frame.path, self._site(operator), frame.use, operator.onnx_op, operator)
         event.constant = self._constant((args, kwargs))
+        singular = pole(func, operator, args)
         for slot, value in arguments(operator, args, kwargs):
             if is_quantizable(value):
-                self._read(event, slot, value)
+                read = self._read(event, slot, value)
+                if slot == singular:
+                    read.value.nearest_zero = min(read.value.nearest_zero, _nearest_zero(value))
         in_place = bool(args) and (operator.in_place or kwargs.get("inplace") is True)
         event.on_state = in_place and id(args[0]) in self.state
         with self._writing((args, kwargs)):
@@ -186,12 +200,17 @@ class _Recorder(TorchFunctionMode):
     @contextlib.contextmanager
     def _writing(self, given):
         """Notice which tensors a call writes into."""
-        versions = [(t, t._version) for t in tree_leaves(given) if isinstance(t, Tensor) and not t.is_inference()]
+        tensors = [t for t in tree_leaves(given) if isinstance(t, Tensor)]
+        versions = [(t, t._version) for t in tensors if not t.is_inference()]
         yield
         for tensor, version in versions:
             if tensor._version != version:
-                for read in self.reads.get(tensor.untyped_storage().data_ptr(), ()):
+                memory = _memory(tensor)
+                for read in self.reads.get(memory, ()):
                     read.overwritten = True
+                if not self._constant(given):
+                    for value in self.constants.pop(memory, ()):
+                        value.constant = False
 
     def _constant(self, given) -> bool:
         """Whether these arguments hold parameters, buffers and plain numbers alone."""
@@ -207,15 +226,23 @@ class _Recorder(TorchFunctionMode):
     def enter(self, path: str, leaf: bool, module, args, kwargs) -> None:
         with torch._C.DisableTorchFunction():
             outer = self.frames[-1] if self.frames else None
+            leaf = leaf and not _transformed((args, kwargs))
             frame = _Frame(path, 0, leaf or (outer is not None and outer.leaf))
             if outer is None or not outer.leaf:
                 frame.use = self._use(path, outer)
                 if leaf:
                     frame.event = Event(path, None, frame.use, SLOTS[type(module)].onnx_op)
-                    frame.input = args[0] if args else kwargs.get("input")
-                    if is_quantizable(frame.input):
-                        self._read(frame.event, 0, frame.input)
+                    frame.input = args[0] if args else next(iter(kwargs.values()), None)
+                    self._leaf_reads(frame.event, type(module), args, kwargs)
             self.frames.append(frame)
+
+    def _leaf_reads(self, event: Event, float_class: type, args: tuple, kwargs: dict) -> None:
+        def read(slot: int, tensor: Tensor) -> Tensor:
+            if slot < SLOTS[float_class].inputs and is_quantizable(tensor):
+                self._read(event, slot, tensor)
+            return tensor
+
+        map_arguments(CLASSES[float_class]._argument_names, args, kwargs, read)
 
     def _use(self, path: str, outer: _Frame | None) -> int:
         """Which execution of the module at ``path`` begins."""
@@ -238,46 +265,63 @@ class _Recorder(TorchFunctionMode):
                 if event.reads:
                     event.reads[0].value.reads.remove(event.reads[0])
                     value, direct = self._origin(frame.input)
+                    if value.entered and event.onnx_op in POOLING:
+                        event.output = value = Value(event, masking=value.masking)
                     for t in tree_leaves(output):
                         if is_quantizable(t):
                             self._set(t, value, direct and t is frame.input)
                 self.graph.events.append(event)
                 return
-            self._made(event, output)
+            self._made(event, output, SLOTS[type(module)].outputs)
 
     # --- tensors ------------------------------------------------------------------------------------------------------
 
     def _origin(self, tensor: Tensor) -> tuple[Value | None, bool]:
-        known = self.origins.get(id(tensor))
-        if known is None and id(tensor) in self.parameters:
-            self._set(tensor, Value(None, masking=_masking(tensor), constant=True, parameter=self.parameters[id(tensor)]), True)
-            known = self.origins[id(tensor)]
-        return known or (None, True)
+        name = self.parameters.get(id(tensor))
+        if name is not None and id(tensor) not in self.origins:
+            self._set(tensor, Value(None, masking=_masking(tensor), constant=True, parameter=name), True)
+        return self.origins.get(id(tensor), (None, True))
 
     def _set(self, tensor: Tensor, value: Value | None, direct: bool) -> None:
         self.origins[id(tensor)] = value, direct
         self.alive.append(tensor)
+        if value is not None and value.constant:
+            self.constants.setdefault(_memory(tensor), []).append(value)
 
-    def _read(self, event: Event, slot: int, tensor: Tensor) -> None:
+    def _read(self, event: Event, slot: int, tensor: Tensor) -> Read:
         value, direct = self._origin(tensor)
         if value is None:
-            value = Value(None, masking=_masking(tensor))
+            value = Value(None, masking=_masking(tensor), entered=True)
             self._set(tensor, value, True)
         read = Read(event, slot, value, direct, tensor.shape)
         value.reads.append(read)
         event.reads.append(read)
-        self.reads.setdefault(tensor.untyped_storage().data_ptr(), []).append(read)
-        if event.operator is not None and POLES.get(event.operator.name) == slot:
-            value.nearest_zero = min(value.nearest_zero, _nearest_zero(tensor))
+        self.reads.setdefault(_memory(tensor), []).append(read)
+        return read
 
-    def _made(self, event: Event, y) -> None:
+    def _made(self, event: Event, y, slots: int = 1) -> None:
+        def made(slot: int, tensor: Tensor) -> Tensor:
+            if slot < slots and is_quantizable(tensor):
+                event.outputs[slot] = Value(event, masking=_masking(tensor), constant=event.constant)
+                self._set(tensor, event.outputs[slot], True)
+            event.integers |= slot == 0 and not (tensor.is_floating_point() or tensor.is_complex())
+            return tensor
+
         with torch._C.DisableTorchFunction():
-            first = y[0] if isinstance(y, (tuple, list)) and y else y
-            if is_quantizable(first):
-                event.output = Value(event, masking=_masking(first), constant=event.constant)
-                self._set(first, event.output, True)
-            event.integers = isinstance(first, Tensor) and not (first.is_floating_point() or first.is_complex())
+            map_tensors(y, made)
+            event.output = event.outputs.get(0)
             self.graph.events.append(event)
+
+
+def _transformed(given) -> bool:
+    """Whether torch.func is at work: a tensor stands for others, whose numbers cannot be looked at."""
+    is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+    return any(isinstance(t, Tensor) and is_wrapped(t) for t in tree_leaves(given))
+
+
+def _memory(tensor: Tensor) -> int:
+    """What views of one tensor have in common."""
+    return tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided else id(tensor)
 
 
 def _mixes(func, args: tuple, kwargs: dict) -> bool:
@@ -291,11 +335,14 @@ def _mixes(func, args: tuple, kwargs: dict) -> bool:
 
 def _masking(tensor: Tensor) -> bool:
     with torch._C.DisableTorchFunction():
-        if not tensor.numel():
+        if not tensor.numel() or tensor.layout is not torch.strided:
             return False
         values = tensor.detach()
         low, high = torch.aminmax(values.abs() if values.is_complex() else values)
-        return not (low > -_HUGE and high < _HUGE)  # NaN too
+        if low > -_HUGE and high < _HUGE:
+            return False
+        sizes = values.abs()  # data that grew has numbers in between
+        return not (sizes.isfinite().all() and ((sizes >= _HUGE / 100) & (sizes < _HUGE)).any())
 
 
 def _nearest_zero(tensor: Tensor) -> float:
@@ -308,10 +355,18 @@ def _nearest_zero(tensor: Tensor) -> float:
 
 
 def record(model: nn.Module, sample) -> Graph:
-    """Run the sample once, leaving no trace."""
+    """Run the sample once, leaving no trace; lazy modules take their shapes from it."""
+    if any(is_lazy(parameter) for parameter in (*model.parameters(), *model.buffers())):
+        with evaluating(model), torch.random.fork_rng():
+            call_with_sample(model, sample)
     recorder, hooks = _Recorder(model), []
     try:
         for path, module in model.named_modules():
+            if isinstance(module, torch.jit.ScriptModule):
+                above, _, name = path.rpartition(".")
+                if not isinstance(model.get_submodule(above), torch.jit.ScriptModule):
+                    recorder.graph.unknown.setdefault(above, set()).add(f"{name} (scripted)")
+                continue
             enter = functools.partial(recorder.enter, path, is_leaf(module))
             hooks.append(module.register_forward_pre_hook(enter, with_kwargs=True))
             hooks.append(module.register_forward_hook(recorder.leave, with_kwargs=True))
@@ -324,4 +379,5 @@ def record(model: nn.Module, sample) -> Graph:
         value = recorder.origins.get(id(tensor), (None, True))[0]
         if value is not None:
             value.is_result = True
+            recorder.graph.returned.append(value)
     return recorder.graph

@@ -66,7 +66,7 @@ def _below(module: nn.Module, path: tuple[str, ...]) -> nn.Module:
 
 def _leaf_on(leaf: nn.Module) -> bool:
     """Whether any quantizer of a leaf or of one of its further uses is on."""
-    for part in (leaf, *leaf._modules.values()):
+    for part in (leaf,) if leaf._uses is None else (leaf, *leaf._modules.values()):
         for _, _, quantizer in entries(part):
             if getattr(quantizer, "enabled", True):
                 return True

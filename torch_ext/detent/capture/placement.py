@@ -1,154 +1,63 @@
-"""Which tensors get a quantizer, from the dataflow of the sample.
-
-Weights: symmetric, signed, per channel. Activations: asymmetric, unsigned, per tensor: outputs of all leaves and
-operators that compute new numbers, except inside supergroups; and every input of these that is on no grid.
-"""
+"""Putting quantizers where the policy wants them: once, from the recorded dataflow of the sample."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.conv import _ConvNd
 
+from ..config import Config
+from ..config.overrides import Selected
 from ..nn import QuantizedModule, guard_fast_paths, is_leaf, quantize_module
+from ..nn.table import outside_leaves
 from ..nn.base import ParamQuantizers, Use, entries
 from ..quantizers import AffineQuantizer, QuantizeDequantize
 from .checkpoint import resume_recomputations
-from .graph import MOVING, Event, Graph, Read, Value
+from .graph import Event, Graph, Read
 from .mode import Capture, Captured, captured_class
+from .policy import Policy
 from .sites import CallSite
+from .spec import Spec
 
 __all__ = ["install"]
 
-_WEIGHTED = (_ConvNd, nn.Linear, nn.Embedding)
-_SUPERGROUPS = {("Conv", "Relu"), ("Conv", "Clip"), ("ConvTranspose", "Relu"), ("Add", "Relu"), ("Gemm", "Relu")}
-_FOLDS = ("Conv", "ConvTranspose", "Gemm")
-_NEAR_ZERO = 1 / 16  # of the span, in the sample: other data may come closer
-
-
-def weight_shape(module: nn.Module) -> tuple[int, ...]:
-    """Shape of the weight's range: one scale per output channel; per tensor for an embedding's table."""
-    if isinstance(module, nn.Embedding):
-        return (1,)
-    # A grouped transposed convolution has out / groups channels along axis 1, which its groups share.
-    return _per_channel(module.weight.shape, 1 if isinstance(module, _ConvTransposeNd) else 0)
-
-
-def _per_channel(shape, axis: int | None) -> tuple[int, ...]:
-    if axis is None:
-        return (1,)
-    return tuple(size if dim == axis else 1 for dim, size in enumerate(shape))
-
-
-class _Decisions:
-    """What the dataflow says, by :attr:`Event.key`."""
-
-    def __init__(self, graph: Graph, output_bw: int):
-        self.graph = graph
-        self.near_zero = max(_NEAR_ZERO, 1 / (2**output_bw - 1))
-        self.reasons: dict[tuple, str] = {}
-        inner = {event.key for event in graph.events} - {e.key for e in graph.events if not self._inside(e)}
-        for event in graph.events:
-            reason = self._why_float(event)
-            if reason is None and event.key in inner:
-                reason = "inside a supergroup"
-            if reason is not None:
-                self.reasons.setdefault(event.key, reason)
-
-    def _why_float(self, event: Event) -> str | None:
-        if event.onnx_op in MOVING:
-            return "keeps the grid of its input"
-        if event.onnx_op == "Gather":
-            return "on the grid of its weight"
-        if event.constant:
-            return "computed from parameters alone"
-        if event.output is None:
-            return "makes no tensor of floats"
-        if event.output.masking:
-            return "its output holds a mask's infinities"
-        if self._loses(event.output):
-            return "its output must not become zero, and some of it is near"
-        return "changes a buffer or parameter" if event.on_state else None
-
-    def _inside(self, event: Event) -> bool:
-        """Whether the output only feeds, once and as it is, the next operator of a supergroup."""
-        after = self._only_reader(event)
-        if after is None:
-            return False
-        if event.onnx_op in _FOLDS and after.onnx_op == "BatchNormalization":
-            return True
-        first = event.onnx_op
-        if first == "BatchNormalization" and event.reads and event.reads[0].slot == 0:
-            before = event.reads[0].value.producer
-            if before is None or before.onnx_op not in _FOLDS or not self._inside(before):
-                return False
-            first = before.onnx_op
-        return (first, after.onnx_op) in _SUPERGROUPS and self._why_float(after) is None
-
-    @staticmethod
-    def _only_reader(event: Event) -> Event | None:
-        value = event.output
-        if value is None or value.is_result or len(value.reads) != 1 or not value.reads[0].direct:
-            return None
-        return value.reads[0].event
-
-    def _loses(self, value: Value) -> bool:
-        """Whether rounding may make zeros that something divides by."""
-        return value.nearest_zero < self.near_zero
-
-    def output(self, event: Event) -> bool:
-        return event.key not in self.reasons
-
-    def on_grid(self, value: Value) -> bool:
-        producer = value.producer
-        if producer is None:
-            return False
-        return self.output(producer) or self.reasons[producer.key] == "on the grid of its weight"
-
-    def input(self, read: Read) -> bool:
-        """Whether a read needs a quantizer of its own."""
-        value, event = read.value, read.event
-        if event.onnx_op in MOVING or event.on_state or value.masking or self._loses(value) or self.on_grid(value):
-            return False
-        producer = value.producer
-        if producer is not None and self.reasons.get(producer.key) == "inside a supergroup":
-            return not (self._only_reader(producer) is event)
-        return True
+_WEIGHTED = (_ConvNd, nn.Linear, nn.Bilinear, nn.Embedding, nn.EmbeddingBag, nn.RNNBase, nn.RNNCellBase)
 
 
 class _Installer:
-    def __init__(self, model: nn.Module, graph: Graph, output_bw: int, param_bw: int, learned: bool):
-        self.model, self.graph = model, graph
-        self.output_bw, self.param_bw, self.learned = output_bw, param_bw, learned
-        self.decisions = _Decisions(graph, output_bw)
+    def __init__(self, model: nn.Module, graph: Graph, policy: Policy, learned: bool):
+        self.model, self.graph, self.policy, self.learned = model, graph, policy, learned
         self.modules = dict(model.named_modules())
+        self.seen = outside_leaves(self.modules)
         self.shared: dict[int, QuantizeDequantize] = {}  # parameter -> its one quantizer
         first = next((t for t in (*model.parameters(), *model.buffers())), None)
         self.device = torch.device("cpu") if first is None else first.device
 
     def run(self) -> None:
         self._swap()
-        for path, module in self.modules.items():
-            if isinstance(module, QuantizedModule) and isinstance(module, _WEIGHTED):
-                self._parameter(path, module, "weight", weight_shape(module))
-                if path not in self.graph.calls:
-                    self._unseen(module)
+        for (path, name), spec in self.policy.params.items():
+            if spec is not None:
+                self._parameter(self.modules[path], name, spec)
+        for path, module in self.seen.items():
+            if isinstance(module, QuantizedModule) and isinstance(module, _WEIGHTED) and path not in self.graph.calls:
+                self._unseen(path, module)
         for event in self.graph.events:
             self._leaf(event) if event.site is None else self._site(event)
 
-    def _unseen(self, module: QuantizedModule) -> None:
+    def _unseen(self, path: str, module: QuantizedModule) -> None:
         """A weighted layer on a branch that the sample does not take: calibration may still reach it."""
-        for slots in (module.input_quantizers, module.output_quantizers):
+        specs = self.policy.unreached(path, module._slots.onnx_op)
+        for slots, spec in zip((module.input_quantizers, module.output_quantizers), specs):
             for index in range(len(slots)):
-                self._activation(slots, index)
+                self._activation(slots, index, spec)
 
     def _swap(self) -> None:
         """Substitute leaves; let every other module see the functions that its forward calls."""
-        for module in self.modules.values():
+        for module in self.seen.values():
             if is_leaf(module):
                 quantize_module(module)
         guard_fast_paths(self.model)
-        for path, module in self.modules.items():
+        for path, module in self.seen.items():
             if isinstance(module, (QuantizedModule, torch.jit.ScriptModule)):
                 continue
             try:
@@ -183,11 +92,14 @@ class _Installer:
     def _leaf(self, event: Event) -> None:
         leaf = self.modules[event.path]
         holder = leaf if event.use == 0 else leaf._modules[f"use_{event.use}"]
-        if self.decisions.output(event):
-            self._activation(holder.output_quantizers, 0)
+        spec = self.policy.output(event)
+        for slot, value in event.outputs.items():
+            unused = len(event.outputs) > 1 and not (value.reads or value.is_result)
+            if not value.masking and not unused:
+                self._activation(holder.output_quantizers, slot, spec)
         for read in event.reads:
-            if leaf._slots.inputs and self.decisions.input(read):
-                self._activation(holder.input_quantizers, read.slot)
+            if leaf._slots.inputs:
+                self._activation(holder.input_quantizers, read.slot, self.policy.input(read))
 
     def _site(self, event: Event) -> None:
         owner = self.modules[event.path]
@@ -195,15 +107,14 @@ class _Installer:
             return
         if event.constant or event.integers:
             owner._detent.names.setdefault(event.site_name, None)
-            owner._detent.reasons[event.site_name] = self.decisions.reasons[event.key]
+            owner._detent.reasons[event.site_name] = self.policy.reasons[event.key]
             return
         site = self._site_of(owner, event)
         site.copied |= {read.slot for read in event.reads if read.overwritten}
-        if self.decisions.output(event):
-            self._activation(site.output_quantizers, 0)
+        self._activation(site.output_quantizers, 0, self.policy.output(event))
         for read in event.reads:
             self._site_input(owner, event, site, read)
-        reason = self.decisions.reasons.get(event.key)
+        reason = self.policy.reasons.get(event.key)
         if reason is not None:
             owner._detent.reasons[event.site_name] = reason
         self._keep(owner, event, site)
@@ -237,36 +148,34 @@ class _Installer:
     def _site_input(self, owner: nn.Module, event: Event, site: CallSite, read: Read) -> None:
         if event.on_state:
             return
-        weight, value = read.slot == event.operator.weight, read.value
-        channels = event.operator.channels if weight and value.axes_kept else None
+        value, held = read.value, event.operator.holds_parameter(read.slot)
         if value.parameter is None:
-            shape = _per_channel(read.shape, channels)
-            if weight and not self.decisions.on_grid(read.value):
-                if site.input_quantizers[read.slot] is None:
-                    made = self._quantizer(shape, self.param_bw, True, self._activation_mode)
-                    site.input_quantizers[read.slot] = made
-            elif self.decisions.input(read):
-                self._activation(site.input_quantizers, read.slot)
+            if not held:
+                spec = self.policy.input(read)
+            else:
+                spec = None if self.policy.on_grid(value) else self.policy.function_parameter(read)
+            self._activation(site.input_quantizers, read.slot, spec)
             return
+        spec = self.policy.function_parameter(read)
         if value.mover is None:
-            self._site_parameter(owner, event.path, site, read.slot, value.parameter, channels)
-        elif weight or self.decisions.input(read):
+            self._site_parameter(owner, event.path, site, read.slot, value.parameter, spec)
+        elif spec is not None and (held or self.policy.input(read)):
             mover, owner = value.mover, self.modules[value.mover.path]
             if isinstance(owner, Captured):
                 site = self._site_of(owner, mover)
-                self._site_parameter(owner, mover.path, site, 0, value.parameter, channels)
+                self._site_parameter(owner, mover.path, site, 0, value.parameter, spec)
                 self._keep(owner, mover, site)
                 owner._detent.moved.add(mover.operator.name)
 
     def _site_parameter(
-        self, owner: nn.Module, owner_path: str, site: CallSite, slot: int, parameter: str, channels: int | None
+        self, owner: nn.Module, owner_path: str, site: CallSite, slot: int, parameter: str, spec: Spec | None
     ) -> None:
         """A parameter that a call reads: its owner has the quantizer."""
         path, _, name = parameter.rpartition(".")
         holder = self.modules[path]
-        if isinstance(holder, QuantizedModule) and name not in holder.param_quantizers:
+        if spec is None or (isinstance(holder, QuantizedModule) and name not in holder.param_quantizers):
             return
-        quantizer = self._parameter(path, holder, name, _per_channel(getattr(holder, name).shape, channels))
+        quantizer = self._parameter(holder, name, spec)
         prefix = f"{owner_path}." if owner_path else ""
         if parameter.startswith(prefix):
             site.params[slot] = parameter[len(prefix) :]
@@ -275,30 +184,21 @@ class _Installer:
 
     # --- quantizers ---------------------------------------------------------------------------------------------------
 
-    @property
-    def _activation_mode(self) -> str:
-        return "learned" if self.learned else "fixed"
+    def _activation(self, slots: nn.ModuleList, index: int, spec: Spec | None) -> None:
+        if spec is not None and slots[index] is None:
+            slots[index] = spec.make("learned" if self.learned else "fixed", self.device)
 
-    def _activation(self, slots: nn.ModuleList, index: int) -> None:
-        if slots[index] is None:
-            slots[index] = self._quantizer((1,), self.output_bw, False, self._activation_mode)
-
-    def _parameter(self, path: str, module: nn.Module, name: str, shape: tuple[int, ...]) -> QuantizeDequantize:
+    def _parameter(self, module: nn.Module, name: str, spec: Spec) -> QuantizeDequantize:
         parameter = getattr(module, name)
         if "param_quantizers" not in module._modules:
             module.param_quantizers = ParamQuantizers(module, ())
         held = module.param_quantizers
         quantizer = self.shared.get(id(parameter))
         if quantizer is None:
-            quantizer = self._quantizer(shape, self.param_bw, True, "learned" if self.learned else "dynamic")
+            quantizer = spec.make("learned" if self.learned else "dynamic", self.device)
             self.shared[id(parameter)] = quantizer
         if name not in held or held[name] is None:
             held[name] = quantizer
-        return quantizer
-
-    def _quantizer(self, shape: tuple[int, ...], bitwidth: int, symmetric: bool, mode: str) -> QuantizeDequantize:
-        quantizer = QuantizeDequantize(shape, bitwidth, symmetric, mode=mode).to(self.device)
-        quantizer.reset()
         return quantizer
 
 
@@ -308,10 +208,24 @@ def _free_name(module: nn.Module, name: str) -> str:
     return name
 
 
-def install(model: nn.Module, graph: Graph, *, output_bw: int, param_bw: int, learned: bool) -> None:
-    """Turn ``model`` into a simulation of itself, in place."""
+def install(
+    model: nn.Module,
+    graph: Graph,
+    config: Config,
+    selected: Selected,
+    *,
+    output_bw: int,
+    param_bw: int,
+    learned: bool,
+) -> None:
+    """Turn ``model`` into a simulation of itself, in place.
+
+    Raises:
+        ValueError: The configuration's overrides do not fit the model, which is as it was.
+    """
+    policy = Policy(graph, dict(model.named_modules()), config, selected, output_bw, param_bw)
     resume_recomputations()
-    _Installer(model, graph, output_bw, param_bw, learned).run()
+    _Installer(model, graph, policy, learned).run()
     for name, module in model.named_modules():
         for slot, key, quantizer in entries(module):
             if isinstance(quantizer, AffineQuantizer) and not quantizer._label:

@@ -14,9 +14,9 @@ class CallSite(ActivationQuantizers):
     """Quantizers of one call of a torch function inside the forward of its parent.
 
     ``params`` says which slots take a parameter, by its name in the parent (``weight``, ``out_proj.weight``), whose
-    quantizer is its owner's ``param_quantizers[name]``. ``copied`` are the slots whose tensors are written over later: a
-    quantizer may save its input for the gradient, so it is given a copy. Called as a module, which happens in code that
-    loops over its children, it returns its argument.
+    quantizer is its owner's ``param_quantizers[name]``. ``copied`` are the slots whose tensors are written over later:
+    a quantizer may save its input for the gradient, so it is given a copy. Called as a module, which happens in code
+    that loops over its children, it returns its argument.
     """
 
     def __init__(self, function: str, onnx_op: str, inputs: int, outputs: int = 1):

@@ -2,5 +2,6 @@
 
 from .affine import AffineEncoding
 from .files import VERSIONS, EncodingsFile, detect, read_any, to_dict
+from .grouped import GroupedBlockEncoding
 
-__all__ = ["VERSIONS", "AffineEncoding", "EncodingsFile", "detect", "read_any", "to_dict"]
+__all__ = ["VERSIONS", "AffineEncoding", "EncodingsFile", "GroupedBlockEncoding", "detect", "read_any", "to_dict"]

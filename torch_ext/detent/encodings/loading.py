@@ -15,6 +15,7 @@ from ..defs import Granularity
 from . import checking, v2_0_0
 from .affine import AffineEncoding
 from .files import EncodingsFile, read_any
+from .grouped import GroupedBlockEncoding
 
 if TYPE_CHECKING:
     from ..quantizers import AffineQuantizer
@@ -94,6 +95,7 @@ def _targets(
         if not quantizer.enabled:
             off.append(name)
             continue
+        encoding = _laid_out(name, encoding, quantizer)
         first = found.setdefault(id(quantizer), _Target(name, encoding, quantizer))
         if not _same(first.encoding, encoding):
             raise ValueError(
@@ -110,9 +112,24 @@ def _targets(
     return list(found.values()), kept
 
 
+def _laid_out(name: str, encoding: AffineEncoding, quantizer: AffineQuantizer) -> AffineEncoding:
+    """Grouped blocks in the shape of their quantizer, which a flat file does not say."""
+    counts = getattr(quantizer, "_group_counts", None)
+    if isinstance(encoding, GroupedBlockEncoding) != (counts is not None):
+        kinds = "blocks with integer scales (LPBQ)", "scales without groups"
+        came, expected = kinds if counts is None else kinds[::-1]
+        raise ValueError(
+            f"load_encodings: {checking.printable(name)} has {came}, expected {expected}, as its quantizer is a "
+            f"{type(quantizer).__name__}."
+        )
+    if counts is None:
+        return encoding
+    return encoding.laid_on(f"load_encodings: {checking.printable(name)}", quantizer.shape, counts)
+
+
 def _same(first: AffineEncoding, second: AffineEncoding) -> bool:
     def grid(encoding: AffineEncoding) -> tuple:
-        return encoding.bitwidth, encoding.is_symmetric, encoding.num_steps
+        return encoding.bitwidth, encoding.is_symmetric, encoding.num_steps, getattr(encoding, "decompressed_bw", None)
 
     return first is second or (
         grid(first) == grid(second)

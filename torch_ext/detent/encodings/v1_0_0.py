@@ -6,6 +6,8 @@
      "param_encodings": [...], "excluded_layers": [], "quantizer_args": {...}}
 
 ``offset`` is ``qmin - zero_point``. An entry has seven keys, with blocks also ``block_size``.
+Grouped blocks are LPBQ: ``bw`` is the decompressed bitwidth, ``scale`` and ``offset`` are those of the channels, and
+``compressed_bw``, ``block_size`` and ``per_block_int_scale`` (channel by channel) say the rest.
 """
 
 from __future__ import annotations
@@ -17,11 +19,13 @@ from typing import Any
 from ..defs import Granularity
 from . import checking, text
 from .affine import AffineEncoding
+from .grouped import GroupedBlockEncoding, check_writable, grouped
 
 __all__ = ["VERSION", "entry_of", "encoding_of", "from_dict", "read", "to_dict", "write"]
 
 VERSION = "1.0.0"
 _KEYS = ("name", "enc_type", "dtype", "bw", "is_sym", "scale", "offset")
+_GROUPED_KEYS = (*_KEYS, "compressed_bw", "block_size", "per_block_int_scale")
 
 
 def entry_of(name: str, encoding: AffineEncoding) -> dict[str, Any]:
@@ -30,6 +34,8 @@ def entry_of(name: str, encoding: AffineEncoding) -> dict[str, Any]:
     Raises:
         ValueError: Its blocks cannot be written as one number, or its grid not as a bitwidth.
     """
+    if isinstance(encoding, GroupedBlockEncoding):
+        return _grouped_entry(name, encoding)
     checking.check_grid(VERSION, name, encoding)
     entry = {
         "name": name,
@@ -45,6 +51,41 @@ def entry_of(name: str, encoding: AffineEncoding) -> dict[str, Any]:
     return entry
 
 
+def _grouped_entry(name: str, encoding: GroupedBlockEncoding) -> dict[str, Any]:
+    size = check_writable(VERSION, name, encoding)[1]
+    channels = encoding.per_channel_scale.flatten().tolist()
+    return {
+        "name": name,
+        "enc_type": "LPBQ",
+        "dtype": encoding.dtype,
+        "bw": encoding.decompressed_bw,
+        "compressed_bw": encoding.bitwidth,
+        "is_sym": True,
+        "scale": channels,
+        "offset": [-(2 ** (encoding.decompressed_bw - 1))] * len(channels),
+        "block_size": size,
+        "per_block_int_scale": [round(scale) for scale in encoding.per_block_int_scale.flatten().tolist()],
+    }
+
+
+def _grouped_of(where: str, entry: Mapping[str, Any]) -> GroupedBlockEncoding:
+    entry = checking.fields(where, entry, _GROUPED_KEYS)
+    bits = checking.integer(f"{where}: bw", entry["bw"], 2, 32)
+    compressed = checking.integer(f"{where}: compressed_bw", entry["compressed_bw"], 2, bits)
+    if entry["is_sym"] is not True:
+        raise ValueError(f"encodings: {where}: is_sym is {checking.shown(entry['is_sym'])}, expected true for LPBQ.")
+    scale = checking.numbers(f"{where}: scale", checking.sequence(f"{where}: scale", entry["scale"]))
+    centre = -(2 ** (bits - 1))
+    offset = checking.integers(
+        f"{where}: offset", checking.sequence(f"{where}: offset", entry["offset"]), centre, centre
+    )
+    if len(offset) != len(scale):
+        raise ValueError(f"encodings: {where} has {len(scale)} scales and {len(offset)} offsets, expected as many.")
+    blocks = checking.sequence(f"{where}: per_block_int_scale", entry["per_block_int_scale"])
+    size = checking.integer(f"{where}: block_size", entry["block_size"], 1, 2**63 - 1)
+    return grouped(where, scale, blocks, compressed, bits, block_size=size)
+
+
 def encoding_of(entry: Mapping[str, Any]) -> AffineEncoding:
     """The encoding of one entry; ``scale`` and ``offset`` are flat, as the file does not say their shape.
 
@@ -56,10 +97,12 @@ def encoding_of(entry: Mapping[str, Any]) -> AffineEncoding:
     where = checking.shown(checking.named("an entry: name", entry["name"]))
     kinds = {kind.name.upper(): kind for kind in Granularity}
     dtype, kind = entry.get("dtype", "INT"), entry.get("enc_type", "PER_TENSOR")
+    if dtype == "INT" and kind == "LPBQ":
+        return _grouped_of(where, entry)
     if dtype != "INT" or not isinstance(kind, str) or kind not in kinds:
         raise ValueError(
             f"encodings: {where} has dtype {checking.shown(dtype)} and enc_type {checking.shown(kind)}, expected 'INT' "
-            "and PER_TENSOR, PER_CHANNEL or PER_BLOCK."
+            "and PER_TENSOR, PER_CHANNEL, PER_BLOCK or LPBQ."
         )
     entry = checking.fields(where, entry, _KEYS)
     kind = kinds[entry["enc_type"]]

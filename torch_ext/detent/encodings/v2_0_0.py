@@ -19,11 +19,13 @@ from typing import Any
 from ..defs import Granularity
 from . import checking, text
 from .affine import AffineEncoding
+from .grouped import GroupedBlockEncoding, check_writable, grouped
 
 __all__ = ["VERSION", "encoding_of", "entry_of", "from_dict", "read", "to_dict", "write"]
 
 VERSION = "2.0.0"
 _KEYS = ("name", "output_dtype", "y_scale")
+_GROUPED_KEYS = ("name", "output_dtype", "per_block_int_scale", "per_channel_float_scale", "axis", "block_size")
 _DTYPE = re.compile(r"(u?)int([2-9]|[12][0-9]|3[0-2])")
 _ACTIVATION = re.compile(r"(?:.*\.)?(?:input|output)_[0-9]+(?:_[0-9]+)?", re.DOTALL)
 _DEPTH = 8
@@ -35,6 +37,16 @@ def entry_of(name: str, encoding: AffineEncoding) -> dict[str, Any]:
     Raises:
         ValueError: It has blocks, or a grid, that this format cannot say.
     """
+    if isinstance(encoding, GroupedBlockEncoding):
+        axis, block = check_writable(VERSION, name, encoding)
+        return {
+            "name": name,
+            "output_dtype": f"int{encoding.bitwidth}",
+            "per_block_int_scale": encoding.per_block_int_scale.long().tolist(),
+            "per_channel_float_scale": encoding.per_channel_scale.tolist(),
+            "axis": axis,
+            "block_size": block,
+        }
     bits, symmetric = encoding.bitwidth, encoding.is_symmetric
     if encoding.num_steps != 2**bits - 1:
         raise ValueError(
@@ -77,7 +89,8 @@ def encoding_of(entry: Mapping[str, Any]) -> AffineEncoding:
     """
     entry = checking.fields("an entry", entry, ("name",))
     where = checking.shown(checking.named("an entry: name", entry["name"]))
-    entry = checking.fields(where, entry, _KEYS)
+    is_grouped = "per_block_int_scale" in entry
+    entry = checking.fields(where, entry, _GROUPED_KEYS if is_grouped else _KEYS)
     dtype = _DTYPE.fullmatch(entry["output_dtype"]) if isinstance(entry["output_dtype"], str) else None
     if dtype is None:
         raise ValueError(
@@ -85,6 +98,8 @@ def encoding_of(entry: Mapping[str, Any]) -> AffineEncoding:
             "uint2 .. uint32."
         )
     signed, bits = not dtype[1], int(dtype[2])
+    if is_grouped:
+        return _grouped_of(where, entry, bits, signed)
     qmin = -(2 ** (bits - 1)) if signed else 0
     flat, shape = _flattened(f"{where}: y_scale", entry["y_scale"])
     scale = checking.numbers(f"{where}: y_scale", flat)
@@ -107,6 +122,25 @@ def encoding_of(entry: Mapping[str, Any]) -> AffineEncoding:
     symmetric = signed and not any(points)
     offset = [qmin - point for point in points]
     return checking.affine(where, scale, offset, bits, symmetric, kind, shape=shape, block_size=block, axis=axis)
+
+
+def _grouped_of(where: str, entry: Mapping[str, Any], bits: int, signed: bool) -> GroupedBlockEncoding:
+    """The format leaves out the decompressed bitwidth: it is the smallest that holds the block scales."""
+    if not signed or "y_scale" in entry or entry.get("y_zero_point") is not None:
+        raise ValueError(
+            f"encodings: {where} has per_block_int_scale, expected a signed output_dtype and neither y_scale nor "
+            "y_zero_point beside it."
+        )
+    flat, block_shape = _flattened(f"{where}: per_block_int_scale", entry["per_block_int_scale"])
+    blocks = checking.integers(f"{where}: per_block_int_scale", flat, 1, 2 ** (32 - bits))
+    flat, channel_shape = _flattened(f"{where}: per_channel_float_scale", entry["per_channel_float_scale"])
+    channels = checking.numbers(f"{where}: per_channel_float_scale", flat)
+    axis = checking.integer(f"{where}: axis", entry["axis"], -_DEPTH, _DEPTH - 1)
+    size = checking.integer(f"{where}: block_size", entry["block_size"], 1, 2**63 - 1)
+    return grouped(
+        where, channels, blocks, bits, bits + (max(blocks) - 1).bit_length(), block_size=size,
+        channel_shape=channel_shape, block_shape=block_shape, axis=axis,
+    )  # fmt: skip
 
 
 def _flattened(where: str, value: Any) -> tuple[list[Any], tuple[int, ...]]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copyreg
 import weakref
 
+import torch
 from torch import Tensor, nn
 
 from ..quantizers import AffineQuantizer
 from ..quantizers.source import Source
 from .calls import Caller
+from .tensors import map_tensors
 
 __all__ = ["ActivationQuantizers", "ParamQuantizers", "QuantizedModule", "Use", "entries", "holder", "param_quantizer"]
+__all__ += ["parameters_of"]
 
 
 class ParamQuantizers(nn.ModuleDict):
@@ -63,10 +67,22 @@ def entries(module: nn.Module):
 
 def holder(module: nn.Module, slot: str) -> dict[str, nn.Module | None]:
     """The entries of one slot; empty for a module that quantizes nothing there."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return {}
     held = module._modules.get(f"{slot}_quantizers")
     if held is None or not (isinstance(module, ActivationQuantizers) or isinstance(held, ParamQuantizers)):
         return {}
     return held._modules
+
+
+def parameters_of(model: nn.Module):
+    """``(quantizer, owner, name)`` of every parameter that has a quantizer; a shared quantizer comes once."""
+    seen: set[nn.Module] = set()
+    for module in model.modules():
+        for name, quantizer in holder(module, "param").items():
+            if quantizer is not None and quantizer not in seen and isinstance(getattr(module, name, None), Tensor):
+                seen.add(quantizer)
+                yield quantizer, module, name
 
 
 class ActivationQuantizers(nn.Module):
@@ -100,7 +116,7 @@ class QuantizedModule(ActivationQuantizers):
     its float twin does, bit for bit. Tensors that are not of a float type pass unquantized.
     """
 
-    _uses: dict[str, int] | None = None  # where it is called more than once: "<execution of the caller>:<count>" to the use
+    _uses: dict[str, int] | None = None  # of one called more than once: "<execution of the caller>:<count>" to the use
     _path = ""
 
     def __init__(self, *args, **kwargs):
@@ -109,9 +125,15 @@ class QuantizedModule(ActivationQuantizers):
 
     def _add_slots(self) -> None:
         slots = self._slots
-        self.param_quantizers = ParamQuantizers(self, slots.params)
+        self.param_quantizers = ParamQuantizers(self, slots.params_of(self))
         self.input_quantizers = nn.ModuleList([None] * slots.inputs)
         self.output_quantizers = nn.ModuleList([None] * slots.outputs)
+
+    def __reduce_ex__(self, protocol):
+        made = super().__reduce_ex__(protocol)
+        if made[0] is copyreg.__newobj__:  # a generated class is found by the float class it was made for
+            return (_new, (type(self)._float_class, *made[1][1:]), *made[2:])
+        return made
 
     def _use(self, top: Caller) -> nn.Module | None:
         """What holds the quantizers of the use that ``top`` makes now."""
@@ -119,6 +141,13 @@ class QuantizedModule(ActivationQuantizers):
         if use is None:
             return None
         return self._modules[f"use_{use}"] if use else self
+
+
+def _new(float_class: type, *args):
+    from .table import CLASSES
+
+    made = CLASSES[float_class]
+    return made.__new__(made, *args)
 
 
 def param_quantizer(module: nn.Module, name: str) -> nn.Module | None:
@@ -151,11 +180,15 @@ def quantize_output(module: nn.Module | None, y):
     if isinstance(y, Tensor):
         quantizer = quantizers["0"]
         return quantizer(y) if quantizer is not None and y.is_floating_point() else y
-    if isinstance(y, tuple) and type(y) is tuple:
-        return tuple(_quantize_nth(quantizers, str(i), part) for i, part in enumerate(y))
-    return y
+    return map_tensors(y, quantizing(module, "output_quantizers"))
 
 
-def _quantize_nth(quantizers: dict, index: str, part):
-    quantizer = quantizers.get(index)
-    return quantizer(part) if quantizer is not None and isinstance(part, Tensor) and part.is_floating_point() else part
+def quantizing(module: nn.Module, held: str):
+    """What quantizes the tensor of a slot with the quantizers that ``module`` has in ``held``."""
+    quantizers = module._modules[held]._modules
+
+    def quantized(slot: int, x: Tensor) -> Tensor:
+        quantizer = quantizers.get(str(slot))
+        return quantizer(x) if quantizer is not None and x.is_floating_point() else x
+
+    return quantized

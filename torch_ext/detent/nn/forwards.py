@@ -9,7 +9,9 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from .base import quantize_input, quantize_output, quantize_param
+from .base import quantize_input, quantize_output, quantize_param, quantizing
+from .parameters import QuantizedReads, quantized_parameters
+from .tensors import argument_names, map_arguments, map_tensors
 
 
 def plain(float_forward):
@@ -17,6 +19,24 @@ def plain(float_forward):
 
     def forward(self, at, input, *args, **kwargs):
         return quantize_output(at, float_forward(self, quantize_input(at, input), *args, **kwargs))
+
+    return forward
+
+
+def general(float_forward):
+    """Any module: arguments, results and parameters may be several, in tuples, lists, dictionaries, sequences."""
+    names = argument_names(float_forward)
+
+    def forward(self, at, *args, **kwargs):
+        if at is not None:
+            args, kwargs = map_arguments(names, args, kwargs, quantizing(at, "input_quantizers"))
+        pairs = quantized_parameters(self)
+        if pairs:
+            with QuantizedReads(pairs):
+                y = float_forward(self, *args, **kwargs)
+        else:
+            y = float_forward(self, *args, **kwargs)
+        return y if at is None else map_tensors(y, quantizing(at, "output_quantizers"))
 
     return forward
 
@@ -56,17 +76,33 @@ def linear(float_forward):
     return forward
 
 
+def _rows(self, input):
+    """An embedding's table as the lookup reads it, and whether its gradient is sparse."""
+    weight = self.weight
+    if self.max_norm is not None:  # renormalises the rows in place, so before they are quantized
+        with torch.no_grad():
+            torch.embedding_renorm_(weight, input.contiguous(), self.max_norm, self.norm_type)
+    quantized = quantize_param(self, "weight")
+    # A sparse gradient would have to pass the quantizer, which works on dense tensors.
+    return quantized, self.sparse and quantized is weight
+
+
 def embedding(float_forward):
     def forward(self, at, input):
-        weight, limit = self.weight, self.max_norm
-        if limit is not None:  # renormalises the rows in place, so before they are quantized
-            input = input.contiguous()
-            with torch.no_grad():
-                torch.embedding_renorm_(weight, input, limit, self.norm_type)
-        quantized = quantize_param(self, "weight")
-        # A sparse gradient would have to pass the quantizer, which works on dense tensors.
-        sparse = self.sparse and quantized is weight
-        y = F.embedding(input, quantized, self.padding_idx, None, self.norm_type, self.scale_grad_by_freq, sparse)
+        rows, sparse = _rows(self, input)
+        y = F.embedding(input, rows, self.padding_idx, None, self.norm_type, self.scale_grad_by_freq, sparse)
+        return quantize_output(at, y)
+
+    return forward
+
+
+def embedding_bag(float_forward):
+    def forward(self, at, input, offsets=None, per_sample_weights=None):
+        rows, sparse = _rows(self, input)
+        y = F.embedding_bag(
+            input, rows, offsets, None, self.norm_type, self.scale_grad_by_freq, self.mode, sparse, per_sample_weights,
+            self.include_last_offset, self.padding_idx,
+        )  # fmt: skip
         return quantize_output(at, y)
 
     return forward

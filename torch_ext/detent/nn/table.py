@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -10,18 +11,24 @@ from torch import nn
 from . import forwards
 from .base import QuantizedModule
 from .calls import leaf_forward
+from .tensors import argument_names
 
-__all__ = ["CLASSES", "SLOTS", "Slots", "is_leaf", "quantize_module", "quantized_class"]
+__all__ = ["CLASSES", "SLOTS", "Slots", "add_leaf", "is_leaf", "outside_leaves", "quantize_module"]
+__all__ += ["quantized_class"]
 
 
 @dataclass(frozen=True)
 class Slots:
-    """What can be quantized in a module, and which ONNX operator it is."""
+    """What can be quantized in a module, and which ONNX operator it is; ``params`` ``None``: every parameter it has."""
 
     inputs: int
-    params: tuple[str, ...]
+    params: tuple[str, ...] | None
     onnx_op: str
     outputs: int = 1
+
+    def params_of(self, module: nn.Module) -> tuple[str, ...]:
+        """Names of the parameters of ``module`` that can be quantized."""
+        return tuple(module._parameters) if self.params is None else self.params
 
 
 _WEIGHTED = ("weight", "bias")
@@ -44,15 +51,30 @@ _TABLE = {
         lambda _: forwards.transposed_convolution(F.conv_transpose3d),
     ),
     nn.Linear: (Slots(1, _WEIGHTED, "Gemm"), forwards.linear),
+    nn.Bilinear: (Slots(2, _WEIGHTED, "Bilinear"), forwards.general),
     nn.Embedding: (Slots(0, ("weight",), "Gather"), forwards.embedding),
+    nn.EmbeddingBag: (Slots(0, ("weight",), "EmbeddingBag"), forwards.embedding_bag),
+    nn.RNN: (Slots(2, None, "RNN", 2), forwards.general),
+    nn.LSTM: (Slots(3, None, "LSTM", 3), forwards.general),
+    nn.GRU: (Slots(2, None, "GRU", 2), forwards.general),
+    nn.RNNCell: (Slots(2, None, "RNN"), forwards.general),
+    nn.LSTMCell: (Slots(3, None, "LSTM", 2), forwards.general),
+    nn.GRUCell: (Slots(2, None, "GRU"), forwards.general),
     nn.BatchNorm1d: (Slots(1, _WEIGHTED, "BatchNormalization"), forwards.batch_norm),
     nn.BatchNorm2d: (Slots(1, _WEIGHTED, "BatchNormalization"), forwards.batch_norm),
     nn.BatchNorm3d: (Slots(1, _WEIGHTED, "BatchNormalization"), forwards.batch_norm),
     nn.LayerNorm: (Slots(1, _WEIGHTED, "LayerNormalization"), forwards.layer_norm),
     nn.GroupNorm: (Slots(1, _WEIGHTED, "GroupNormalization"), forwards.group_norm),
+    nn.RMSNorm: (Slots(1, ("weight",), "RMSNormalization"), forwards.general),
+    nn.InstanceNorm1d: (Slots(1, _WEIGHTED, "InstanceNormalization"), forwards.general),
+    nn.InstanceNorm2d: (Slots(1, _WEIGHTED, "InstanceNormalization"), forwards.general),
+    nn.InstanceNorm3d: (Slots(1, _WEIGHTED, "InstanceNormalization"), forwards.general),
     nn.PReLU: (Slots(1, ("weight",), "PRelu"), forwards.prelu),
+    nn.CosineSimilarity: (Slots(2, (), "CosineSimilarity"), forwards.general),
+    nn.PairwiseDistance: (Slots(2, (), "PairwiseDistance"), forwards.general),
 }
 
+# what has one input, one output and no parameters
 _PLAIN = {
     "Relu": (nn.ReLU,),
     "Clip": (nn.ReLU6, nn.Hardtanh),
@@ -76,7 +98,23 @@ _PLAIN = {
     "Softsign": (nn.Softsign,),
     "Softmax": (nn.Softmax, nn.Softmax2d, nn.Softmin),
     "LogSoftmax": (nn.LogSoftmax,),
-    "MaxPool": (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d),
+    "MaxPool": (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d),
+    "MaxUnpool": (nn.MaxUnpool1d, nn.MaxUnpool2d, nn.MaxUnpool3d),
+    "LpPool": (nn.LPPool1d, nn.LPPool2d, nn.LPPool3d),
+    "LocalResponseNormalization": (nn.LocalResponseNorm, nn.CrossMapLRN2d),
+    "Resize": (nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d),
+    "Pad": (
+        nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d, nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReflectionPad3d,
+        nn.ReplicationPad1d, nn.ReplicationPad2d, nn.ReplicationPad3d, nn.CircularPad1d, nn.CircularPad2d,
+        nn.CircularPad3d,
+    ),
+    "ConstantPad": (nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d),  # its number is on no grid
+    "DepthToSpace": (nn.PixelShuffle,),
+    "SpaceToDepth": (nn.PixelUnshuffle,),
+    "ChannelShuffle": (nn.ChannelShuffle,),
+    "Col2Im": (nn.Fold,),
+    "Im2Col": (nn.Unfold,),
+    "Reshape": (nn.Unflatten,),
     "AveragePool": (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
     "GlobalAveragePool": (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
     "GlobalMaxPool": (nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
@@ -86,24 +124,29 @@ _PLAIN = {
 }
 _TABLE.update({cls: (Slots(1, (), op), forwards.plain) for op, classes in _PLAIN.items() for cls in classes})
 
-#: Slots by torch.nn class.
-SLOTS: dict[type, Slots] = {cls: slots for cls, (slots, _) in _TABLE.items()}
+#: Slots by float class.
+SLOTS: dict[type, Slots] = {}
+
+#: Quantized class by float class.
+CLASSES: dict[type, type] = {}
 
 
-def _generated(float_class: type, slots: Slots, build) -> type:
-    name = f"Quantized{float_class.__name__}"
+def add_leaf(float_class: type, slots: Slots, build) -> None:
+    """Make the quantized twin of a class; ``build`` makes its forward from the float one."""
     members = {
-        "__module__": __package__,  # where it can be imported from, for copies and pickles
-        "__doc__": f":class:`torch.nn.{float_class.__name__}` with quantizers; see :class:`QuantizedModule`.",
+        "__module__": __package__,
+        "__doc__": f":class:`{float_class.__name__}` with quantizers; see :class:`QuantizedModule`.",
         "_slots": slots,
         "_float_class": float_class,
+        "_argument_names": argument_names(float_class.forward),
         "forward": leaf_forward(build(float_class.forward), float_class.forward),
     }
-    return type(name, (QuantizedModule, float_class), members)
+    SLOTS[float_class] = slots
+    CLASSES[float_class] = type(f"Quantized{float_class.__name__}", (QuantizedModule, float_class), members)
 
 
-#: Quantized class by torch.nn class.
-CLASSES: dict[type, type] = {cls: _generated(cls, slots, build) for cls, (slots, build) in _TABLE.items()}
+for _float_class, (_slots, _build) in _TABLE.items():
+    add_leaf(_float_class, _slots, _build)
 
 
 def quantized_class(float_class: type) -> type | None:
@@ -116,6 +159,12 @@ def is_leaf(module: nn.Module) -> bool:
     return quantized_class(type(module)) is not None and "forward" not in module.__dict__
 
 
+def outside_leaves(modules: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+    """Modules by name, without those below a leaf: these are computed in float."""
+    leaves = tuple(f"{path}." if path else "" for path, module in modules.items() if is_leaf(module))
+    return {path: module for path, module in modules.items() if not path or not path.startswith(leaves)}
+
+
 def quantize_module(module: nn.Module) -> QuantizedModule:
     """Turn a module into its quantized twin in place: same object, parameters, buffers, hooks and attributes.
 
@@ -123,6 +172,7 @@ def quantize_module(module: nn.Module) -> QuantizedModule:
 
     Raises:
         TypeError: There is no quantized twin of exactly this class.
+        ValueError: The class was registered with a parameter that the module does not have.
     Example:
         >>> layer = quantize_module(torch.nn.Linear(4, 2))
         >>> layer.param_quantizers["weight"] = QuantizeDequantize((2, 1), 8, symmetric=True)
@@ -133,7 +183,14 @@ def quantize_module(module: nn.Module) -> QuantizedModule:
     if quantized is None:
         raise TypeError(
             f"quantize_module: no quantized twin of {type(module).__module__}.{type(module).__qualname__}, expected "
-            "exactly one of the classes in detent.nn.CLASSES (not a subclass, whose forward may compute anything)."
+            "exactly one of the classes in detent.nn.CLASSES (not a subclass, whose forward may compute anything). "
+            "Decorate a class of yours with detent.nn.register()."
+        )
+    missing = [name for name in quantized._slots.params_of(module) if name not in module._parameters]
+    if missing:
+        raise ValueError(
+            f"quantize_module: {type(module).__qualname__} has no parameter {missing[0]!r}, expected one of "
+            f"{list(module._parameters)}. Name only these in register(params=...)."
         )
     module.__class__ = quantized
     module._add_slots()

@@ -2,5 +2,6 @@
 
 from .affine import Quantize, QuantizeDequantize
 from .base import AffineQuantizer, quantization_disabled
+from .grouped import GroupedBlockQuantizeDequantize
 
-__all__ = ["AffineQuantizer", "Quantize", "QuantizeDequantize", "quantization_disabled"]
+__all__ = ["AffineQuantizer", "GroupedBlockQuantizeDequantize", "Quantize", "QuantizeDequantize", "quantization_disabled"]

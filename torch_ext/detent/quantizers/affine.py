@@ -24,6 +24,7 @@ _ARGUMENTS = """
         zero_point: The fixed zero point of a symmetric grid where it is not the centre, such as 0 on 0 .. 255.
         block_size: Elements per scale along each dimension of ``shape``; -1 divides the dimension evenly.
         observer: What calibration collects with; ``None``: a :class:`detent.observers.MinMaxObserver`.
+        encoding_analyzer: AIMET's name of ``observer``.
         mode: ``"learned"``, ``"fixed"`` or ``"dynamic"``.
         parametrization: ``"min_max"`` (parameters ``min`` and ``max``) or ``"scale_zero_point"`` (parameters ``scale``
             and, if asymmetric, ``zero_point``).

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .._layout import Layout
 from ..defs import Granularity
 from ..observers import MinMaxObserver
+from .aimet_names import AimetNames
 from .calibration import Calibration
 from .grid import FILL, PARAMETERS, Grid
 from .numbers import Numbers
@@ -25,7 +26,7 @@ __all__ = ["AffineQuantizer", "quantization_disabled"]
 _MODES = ("fixed", "dynamic", "learned")
 
 
-class AffineQuantizer(Numbers, Calibration, Saving, nn.Module):
+class AffineQuantizer(Numbers, Calibration, Saving, AimetNames, nn.Module):
     """Base of :class:`Quantize` and :class:`QuantizeDequantize`; see there for the arguments.
 
     A quantizer has a grid, a range and a mode. ``mode`` is
@@ -42,8 +43,8 @@ class AffineQuantizer(Numbers, Calibration, Saving, nn.Module):
 
     # Tracing would compile properties; these are for people.
     __jit_unused_properties__ = [
-        "axis", "bitwidth", "block_size", "enabled", "granularity", "mode", "parametrization", "qmax", "qmin", "shape",
-        "signed", "symmetric",
+        "axis", "bitwidth", "block_size", "enabled", "encoding_analyzer", "granularity", "mode", "parametrization",
+        "qmax", "qmin", "shape", "signed", "symmetric", "use_symmetric_encodings",
     ]  # fmt: skip
 
     _suspended = False  # learned, but without requires_grad while off or unseen
@@ -59,6 +60,7 @@ class AffineQuantizer(Numbers, Calibration, Saving, nn.Module):
         zero_point: int | None = None,
         block_size: Sequence[int] | None = None,
         observer: MinMaxObserver | None = None,
+        encoding_analyzer: MinMaxObserver | None = None,
         mode: str = "learned",
         parametrization: str = "min_max",
         grad_scale: float | str = 1.0,
@@ -67,6 +69,8 @@ class AffineQuantizer(Numbers, Calibration, Saving, nn.Module):
         self._check_options(owner, mode, parametrization, grad_scale)
         layout = Layout.of(owner, shape, block_size)
         checked = self._read_grid(owner, grid, bitwidth, qmin, qmax, symmetric, zero_point)
+        if observer is None:
+            observer = encoding_analyzer
         if observer is not None and observer.shape != layout.shape:
             raise ValueError(
                 f"{owner}: the observer has shape {observer.shape}, expected {layout.shape}, the quantizer's."
@@ -79,6 +83,9 @@ class AffineQuantizer(Numbers, Calibration, Saving, nn.Module):
         self._initialized = mode == "dynamic"
         self._unseen = False
         self._overwritable = True
+        #: Calibration of a symmetric range gives the grid 0 .. 2^b - 1 where there are no negative numbers.
+        self.unsigned_symmetric = False
+        self._signed_grid: Grid | None = None  # what it was before
         self._observing: str | None = None
         self._collector: MinMaxObserver | None = None
         self._source: Source | None = None
@@ -103,7 +110,8 @@ class AffineQuantizer(Numbers, Calibration, Saving, nn.Module):
                 f"{owner}: mode 'dynamic' came with parametrization {parametrization!r}, expected 'min_max'. "
                 "A dynamic range is derived from the tensor and has no parameters of its own."
             )
-        if grad_scale != "lsq" and (isinstance(grad_scale, str) or not (math.isfinite(grad_scale) and grad_scale > 0)):
+        known = grad_scale == "lsq" or isinstance(grad_scale, (int, float))
+        if not known or (grad_scale != "lsq" and not (math.isfinite(grad_scale) and grad_scale > 0)):
             raise ValueError(f"{owner}: grad_scale is {grad_scale!r}, expected a positive number or 'lsq'.")
         if grad_scale != 1.0 and parametrization != "scale_zero_point":
             raise ValueError(
@@ -216,8 +224,38 @@ class AffineQuantizer(Numbers, Calibration, Saving, nn.Module):
 
     @property
     def parametrization(self) -> str:
-        """``"min_max"`` or ``"scale_zero_point"``."""
+        """``"min_max"`` or ``"scale_zero_point"``.
+
+        Setting it keeps scale and zero point, makes new parameters, and sets ``grad_scale`` to 1; a dynamic range
+        becomes learned.
+
+        Raises (when set):
+            ValueError: It is neither. RuntimeError: as for :attr:`mode`.
+        """
         return self._parametrization
+
+    @parametrization.setter
+    def parametrization(self, parametrization: str) -> None:
+        self._check_options(type(self).__name__, "learned", parametrization, 1.0)
+        if parametrization == self._parametrization:
+            return
+        if self._dynamic:
+            self.mode = "learned"
+        mode, device = self.mode, self._device()
+        kept = [tensor.detach() for tensor in self._affine()] if self.is_initialized() else None
+        self._hold_as(parametrization, 1.0)
+        self._install(self._layout, mode, device)
+        if kept is not None:
+            self._write_affine(*kept)
+
+    def _hold_as(self, parametrization: str, grad_scale: float | str) -> None:
+        """Change what a range is held as; :meth:`_install` then makes the parameters."""
+        if parametrization != self._parametrization:
+            for name in PARAMETERS[self._parametrization]:
+                del self._parameters[name]
+            for name in PARAMETERS[parametrization]:
+                self.register_parameter(name, None)
+        self._parametrization, self.grad_scale = parametrization, grad_scale
 
     @property
     def qmin(self) -> int:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import copy
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from ..observers import MinMaxObserver
+from .grid import Grid
 
 if TYPE_CHECKING:
     from .base import AffineQuantizer
+
+#: Bins that a quantizer's observer may hold at once while it looks at a parameter: 64 MiB of counts.
+_MOST_BINS = 2**23
 
 
 class Calibration:
@@ -52,11 +57,9 @@ class Calibration:
         self._refresh()
 
     def _new_observer(self) -> MinMaxObserver:
-        if self.observer is None or self.observer.shape != self.shape:
+        if self.observer is None:
             return MinMaxObserver(self.shape, self.block_size)
-        fresh = copy.deepcopy(self.observer)
-        fresh.reset()
-        return fresh
+        return self.observer.fresh(self.shape, self.block_size)
 
     def _stop_observing(self) -> MinMaxObserver | None:
         collector, self._collector, self._observing = self._collector, None, None
@@ -68,14 +71,75 @@ class Calibration:
         collector = self._stop_observing()
         if collector is None or not collector.seen:
             return False
+        self._choose_sign(collector.min)
+        return self._settle([collector])
+
+    def _calibrate_on(self, x: Tensor) -> bool:
+        """Calibration with one tensor: the parameter that a quantizer is for. False where it holds nothing."""
+        if self.unsigned_symmetric:
+            extremes = MinMaxObserver(self.shape, self.block_size)
+            extremes.update(x)
+            if extremes.seen:
+                self._choose_sign(extremes.min)
+        return self._settle(self._observed_pieces(x.detach()))
+
+    def _observed_pieces(self, x: Tensor) -> Iterator[MinMaxObserver]:
+        """Observers of x, one after the other along its first dimension where all their bins at once were too many."""
+        observer = self._new_observer()
+        rows, groups = self.shape[0], math.prod(self.shape)
+        most = _MOST_BINS // (getattr(observer, "bins", 0) or 1)
+        if groups <= most or x.dim() != len(self.shape) or x.shape[0] % rows != 0:
+            observer.update(x)
+            yield observer
+            return
+        step = max(1, rows * most // groups)
+        for first in range(0, rows, step):
+            count = min(step, rows - first)
+            piece = self._new_observer().fresh((count, *self.shape[1:]), self.block_size)
+            piece.update(x.narrow(0, first * (x.shape[0] // rows), count * (x.shape[0] // rows)))
+            yield piece
+
+    def _settle(self, observers: Iterable[MinMaxObserver]) -> bool:
+        """Take the range that the observers found, one's groups after the other's; False where nothing was seen."""
+        grid = (self._grid.qmin, self._grid.qmax, self._grid.symmetric, self._grid.zero_point)
+        found, seen = [], False
+        for observer in observers:
+            low, high = observer.range(*grid)
+            full_low, full_high = MinMaxObserver.range(observer, *grid) if self._dynamic else (low, high)
+            found.append((low, high, (high - low) / (full_high - full_low)))
+            seen = seen or observer.seen
+        if not seen:
+            return False
+        low, high, clip = (torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*found))
         if self._dynamic:
-            self.clip.fill_(1.0)
+            self._set_clip(clip if bool((clip != 1).any()) else torch.ones_like(self.clip[:1]))
             self._initialized, self._unseen = True, False
             self._refresh()
         else:
-            grid = self._grid
-            self._write_range(*collector.range(grid.qmin, grid.qmax, grid.symmetric, grid.zero_point))
+            self._write_range(low, high)
         return True
+
+    def _set_clip(self, clip: Tensor) -> None:
+        """One factor, or one per group."""
+        clip = clip.detach().to(torch.float32).reshape(self.shape if clip.numel() > 1 else (1,))
+        if self.clip.shape == clip.shape:
+            self.clip.copy_(clip)
+        else:
+            self.clip = clip.to(self.clip.device)
+        self._clip_per_group = clip.numel() > 1
+
+    def _choose_sign(self, values: Tensor) -> None:
+        """With ``unsigned_symmetric``, ``0 .. 2^b - 1`` around zero point 0 where nothing is negative."""
+        if not (self.unsigned_symmetric and self.symmetric):
+            return
+        nonnegative = bool((values >= 0).all())
+        if nonnegative and self.signed:
+            self._signed_grid = self._grid
+            self._change_grid(0, 2**self.bitwidth - 1, True, 0)
+        elif not nonnegative and not self.signed:
+            whole, kept = Grid.of_bitwidth(self._title(), self.bitwidth, True), self._signed_grid
+            grid = whole if kept is None or kept.bitwidth != self.bitwidth else kept
+            self._change_grid(grid.qmin, grid.qmax, True, grid.zero_point)
 
     def _mark_unseen(self) -> None:
         """Calibration is over and no data came: pass float from now on, with one warning."""
@@ -85,12 +149,15 @@ class Calibration:
 
     def _snapshot(self) -> tuple:
         tensors = {name: tensor.detach().clone() for name, tensor in (*self.named_parameters(), *self.named_buffers())}
-        return tensors, self._initialized, self._unseen
+        return tensors, self._grid, self._initialized, self._unseen
 
     @torch.no_grad()
     def _restore(self, snapshot: tuple) -> None:
-        tensors, self._initialized, self._unseen = snapshot
+        tensors, self._grid, self._initialized, self._unseen = snapshot
         for name, tensor in tensors.items():
-            getattr(self, name).copy_(tensor)
+            if name == "clip":
+                self._set_clip(tensor)
+            else:
+                getattr(self, name).copy_(tensor)
         self._note_versions()
         self._stop_observing()

@@ -12,7 +12,7 @@ FILL = {"min": 0.0, "max": 0.0, "scale": 1.0, "zero_point": 0.0}
 _LOWEST, _HIGHEST = -(2**31), 2**32 - 1
 
 
-def _integer(owner: str, name: str, value: object) -> int:
+def integer(owner: str, name: str, value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise ValueError(f"{owner}: {name} is {value!r}, expected an integer.")
     return value
@@ -29,7 +29,7 @@ class Grid:
 
     @staticmethod
     def of(owner: str, qmin: int, qmax: int, symmetric: bool, zero_point: int | None = None) -> Grid:
-        qmin, qmax = _integer(owner, "qmin", qmin), _integer(owner, "qmax", qmax)
+        qmin, qmax = integer(owner, "qmin", qmin), integer(owner, "qmax", qmax)
         if not isinstance(symmetric, bool):
             raise ValueError(
                 f"{owner}: symmetric is {symmetric!r}, expected True or False. "
@@ -45,13 +45,13 @@ class Grid:
                     f"{owner}: zero_point={zero_point} was given with symmetric=False, expected None. The zero point "
                     "of an asymmetric range follows from min and max; pass symmetric=True to fix it."
                 )
-            if not qmin <= _integer(owner, "zero_point", zero_point) <= qmax:
+            if not qmin <= integer(owner, "zero_point", zero_point) <= qmax:
                 raise ValueError(f"{owner}: zero_point is {zero_point}, expected a point of the grid {qmin} .. {qmax}.")
         return Grid(qmin, qmax, symmetric, zero_point)
 
     @staticmethod
     def of_bitwidth(owner: str, bitwidth: int, symmetric: bool, zero_point: int | None = None) -> Grid:
-        if not 2 <= _integer(owner, "bitwidth", bitwidth) <= 32:
+        if not 2 <= integer(owner, "bitwidth", bitwidth) <= 32:
             raise ValueError(f"{owner}: bitwidth is {bitwidth}, expected 2 to 32.")
         low = -(2 ** (bitwidth - 1)) if symmetric is True else 0
         return Grid.of(owner, low, low + 2**bitwidth - 1, symmetric, zero_point)

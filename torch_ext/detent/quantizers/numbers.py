@@ -79,7 +79,7 @@ class Numbers:
     def _trained_affine(self) -> tuple[Tensor, Tensor | None]:
         """The held scale and zero_point, kept usable whatever an optimizer made of them; gradients pass unchanged."""
         grid = self._grid
-        size = self.scale.abs()
+        size = self.scale * torch.where(self.scale < 0, -1.0, 1.0)  # abs() has no slope at 0, and would never leave it
         scale = size + (size.clamp_min(min(1.1920929e-7, 0.01 / grid.steps)) - size).detach()
         if grid.symmetric:
             return scale, self._centre
@@ -240,12 +240,21 @@ class Numbers:
         if self._parametrization == "min_max":
             self.min.copy_(low)
             self.max.copy_(high)
+            self._initialized, self._unseen = True, False
+            self._refresh()
         else:
             grid = self._grid
-            scale, point = _ops.encode_affine(low, high, grid.qmin, grid.qmax, grid.symmetric, grid.zero_point)
-            self.scale.copy_(scale)
-            if not grid.symmetric:
-                self.zero_point.copy_(point)
+            self._write_affine(*_ops.encode_affine(low, high, grid.qmin, grid.qmax, grid.symmetric, grid.zero_point))
+
+    @torch.no_grad()
+    def _write_affine(self, scale: Tensor, point: Tensor) -> None:
+        grid = self._grid
+        if self._parametrization == "min_max":
+            self._write_range((grid.qmin - point) * scale, (grid.qmax - point) * scale)
+            return
+        self.scale.copy_(scale)
+        if not grid.symmetric:
+            self.zero_point.copy_(point)
         self._initialized, self._unseen = True, False
         self._refresh()
 

@@ -25,6 +25,7 @@ class Saving:
             "symmetric": self.symmetric,
             "zero_point": self._grid.zero_point,
             "parametrization": self._parametrization,
+            "grad_scale": self.grad_scale,
             "mode": self.mode,
             "initialized": self.is_initialized(),
             "unseen": self._unseen,
@@ -81,21 +82,20 @@ class Saving:
             self._refresh()
 
     def _take_over(self, state: dict[str, Any], tensors: dict[str, Any], prefix: str) -> None:
-        if state["parametrization"] != self._parametrization:
-            raise ValueError(
-                f"{prefix[:-1]}: the state holds {state['parametrization']}, expected {self._parametrization}. Build "
-                "the quantizer with that parametrization."
-            )
+        parametrization = state["parametrization"]
+        default = self.grad_scale if parametrization == self._parametrization else 1.0
+        grad_scale = state.get("grad_scale", default)
         layout = Layout.of(prefix[:-1], state["shape"], state["block_size"])
         grid = Grid.of(prefix[:-1], state["qmin"], state["qmax"], state["symmetric"], state["zero_point"])
-        self._check_options(prefix[:-1], state["mode"], self._parametrization, self.grad_scale)
+        self._check_options(prefix[:-1], state["mode"], parametrization, grad_scale)
         clip = tensors.get(prefix + "clip")
-        for name in PARAMETERS[self._parametrization]:
+        for name in PARAMETERS[parametrization]:
             value = tensors.get(prefix + name)
             if value is not None and value.numel() != math.prod(layout.shape):
                 raise ValueError(f"{prefix}{name} has shape {tuple(value.shape)}, expected {layout.shape}.")
         device = self._device()
         self._grid = grid
+        self._hold_as(parametrization, grad_scale)
         self._install(layout, state["mode"], device)
         if self.clip is not None and clip is not None and clip.numel() != self.clip.numel():
             self._clip_per_group = clip.numel() > 1

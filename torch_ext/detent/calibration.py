@@ -1,0 +1,86 @@
+"""Calibration of whole models: every quantizer observes, then takes the range of what it saw."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from ._running import evaluating
+from .distributed import check_whole, merging
+from .nn.base import parameters_of
+from .quantizers import AffineQuantizer
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+__all__ = ["compute_encodings"]
+
+
+@contextlib.contextmanager
+def compute_encodings(*models: nn.Module, process_group: ProcessGroup | bool = True) -> Iterator[None]:
+    """Calibrate quantized models with the data that runs through them inside; on leaving, they have their ranges.
+
+    Inside, the models are in eval mode, no gradients are recorded, activations pass in float while they are observed,
+    and parameters are quantized. Quantizers that are off, or that may not be overwritten, stay as they are.
+
+    Args:
+        models: ``sim.model`` of one simulation, or of several to be calibrated in one pass over the data.
+        process_group: Ranks that calibrate together: as for :meth:`detent.QuantizationSimModel.compute_encodings`.
+    Raises:
+        Whatever the block raises; the models are then as they were before, ranges and training flags included.
+    Example:
+        >>> import detent
+        >>> model, data = torch.nn.Linear(4, 2), torch.randn(8, 4)
+        >>> coarse, fine = (detent.QuantizationSimModel(model, data, default_output_bw=bits) for bits in (4, 8))
+        >>> with detent.compute_encodings(coarse.model, fine.model):
+        ...     for batch in data.split(4):
+        ...         _ = coarse.model(batch), fine.model(batch)
+        >>> coarse.model.output_quantizers[0].get_max() == fine.model.output_quantizers[0].get_max()
+        tensor([True])
+    """
+    for model in models:
+        check_whole(model, "compute_encodings")
+    active = {
+        module: None
+        for model in models
+        for module in model.modules()
+        if isinstance(module, AffineQuantizer) and module.enabled and module._overwritable
+    }
+    before = [(quantizer, quantizer._snapshot()) for quantizer in active]
+    try:
+        with contextlib.ExitStack() as stack:
+            for model in models:
+                stack.enter_context(evaluating(model))
+            of_params = {quantizer for model in models for quantizer in _calibrate_params(model, active)}
+            observing = [quantizer for quantizer in active if quantizer not in of_params]
+            for quantizer in observing:
+                quantizer._start_observing("pass")
+            with merging([quantizer._collector for quantizer in observing], process_group):
+                yield
+            found = [quantizer._finish_observing() for quantizer in observing]
+    except BaseException:  # Ctrl-C too
+        for quantizer, snapshot in before:
+            quantizer._restore(snapshot)
+        raise
+    for quantizer in observing:
+        quantizer._mark_unseen()
+    if observing and not any(found):
+        warnings.warn(
+            "compute_encodings: no quantizer saw any data, so activations stay float. Run your data through the "
+            "quantized model: the one the callback is given, or sim.model.",
+            stacklevel=4,
+        )
+
+
+def _calibrate_params(model: nn.Module, active: dict[AffineQuantizer, None]) -> set[AffineQuantizer]:
+    """Ranges of parameters come from the parameters alone."""
+    done: set[AffineQuantizer] = set()
+    for quantizer, owner, name in parameters_of(model):
+        if quantizer in active:
+            done.add(quantizer)
+            quantizer._calibrate_on(getattr(owner, name))
+    return done

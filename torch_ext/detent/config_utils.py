@@ -1,0 +1,119 @@
+"""Settings of a simulation that is built already, under AIMET's names; before, use :meth:`detent.Config.override`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from .capture.policy import output_channels
+from .capture.spec import Spec, blocks
+from .nn.base import holder
+from .quantizers import GroupedBlockQuantizeDequantize
+
+if TYPE_CHECKING:
+    from .quantsim import QuantizationSimModel
+
+__all__ = ["set_blockwise_quantization_for_weights", "set_grouped_blockwise_quantization_for_weights"]
+
+_Layers = Sequence[type[nn.Module]] | Sequence[nn.Module] | Callable[[nn.Module], bool]
+
+
+def set_blockwise_quantization_for_weights(
+    sim: QuantizationSimModel, arg: _Layers, bitwidth: int, symmetric: bool, block_size: int | Sequence[int]
+) -> None:
+    """Give weights scales per block. Calibrate afterwards.
+
+    Args:
+        sim: The simulation to change.
+        arg: Which layers: types of modules, modules of ``sim.model``, or a predicate.
+        bitwidth: 2 to 32.
+        symmetric: Whether the zero point is fixed.
+        block_size: How many input channels share a scale, with one scale per output channel; or one entry per dimension
+            of the weight, -1 for a whole one.
+    Raises:
+        ValueError: Nothing has a weight there, or a weight does not divide into such blocks. Nothing has changed.
+    Example:
+        >>> sim = detent.QuantizationSimModel(torch.nn.Linear(8, 2), torch.randn(1, 8))
+        >>> set_blockwise_quantization_for_weights(sim, [torch.nn.Linear], 4, symmetric=True, block_size=4)
+        >>> sim.model.param_quantizers["weight"].shape, sim.model.param_quantizers["weight"].block_size
+        ((2, 2), (1, 4))
+    """
+
+    def make(title: str, module: nn.Module, old: nn.Module) -> nn.Module:
+        shape, sizes = blocks(title, module.weight.shape, output_channels(module), block_size)
+        spec = Spec(bitwidth, symmetric, shape, sizes, strict=sim.config.defaults.strict_symmetric)
+        return spec.make(old.mode, module.weight.device)
+
+    _replace_weight_quantizers("set_blockwise_quantization_for_weights", sim, arg, make)
+
+
+def set_grouped_blockwise_quantization_for_weights(
+    sim: QuantizationSimModel,
+    arg: _Layers,
+    bitwidth: int,
+    symmetric: bool,
+    decompressed_bw: int,
+    block_size: int | Sequence[int],
+    block_grouping: int | Sequence[int] = -1,
+) -> None:
+    """Give weights a :class:`detent.quantizers.GroupedBlockQuantizeDequantize` (LPBQ). Calibrate afterwards.
+
+    Args:
+        sim: The simulation to change.
+        arg: Which layers: types of modules, modules of ``sim.model``, or a predicate of a module.
+        bitwidth, symmetric, decompressed_bw: As that quantizer takes them.
+        block_size: As :func:`set_blockwise_quantization_for_weights` takes it.
+        block_grouping: Blocks along the input channels that share a float scale, -1 for all of them; or one entry per
+            dimension.
+    Raises:
+        ValueError: Nothing quantized is selected, or a weight does not divide into such blocks. Nothing has changed.
+    Example:
+        >>> sim = detent.QuantizationSimModel(torch.nn.Linear(8, 2), torch.randn(1, 8))
+        >>> set_grouped_blockwise_quantization_for_weights(sim, [torch.nn.Linear], 4, True, 8, block_size=4)
+        >>> sim.model.param_quantizers["weight"].shape, sim.model.param_quantizers["weight"].block_grouping
+        ((2, 2), (1, 2))
+    """
+
+    def make(title: str, module: nn.Module, old: nn.Module) -> nn.Module:
+        axis = output_channels(module)
+        shape, sizes = blocks(title, module.weight.shape, axis, block_size)
+        groups = block_grouping
+        if isinstance(groups, int):
+            groups = [groups if dim == 1 - axis else 1 for dim in range(len(shape))]
+        return GroupedBlockQuantizeDequantize(
+            shape, bitwidth, symmetric, decompressed_bw, block_size=sizes, block_grouping=tuple(groups), mode=old.mode
+        ).to(module.weight.device)
+
+    _replace_weight_quantizers("set_grouped_blockwise_quantization_for_weights", sim, arg, make)
+
+
+def _replace_weight_quantizers(
+    function: str,
+    sim: QuantizationSimModel,
+    arg: _Layers,
+    make: Callable[[str, nn.Module, nn.Module], nn.Module],
+) -> None:
+    """All selected layers get the quantizer that ``make(title, module, old quantizer)`` returns, or none does."""
+    made: dict[nn.Module, nn.Module] = {}
+    for name, module in sim._network.named_modules():
+        old = holder(module, "param").get("weight")
+        if old is not None and _selected(arg, module) and isinstance(getattr(module, "weight", None), Tensor):
+            made[old] = make(f"{function}: {name}.weight", module, old)
+            made[old].observer, made[old]._label = old.observer, old._label
+    if not made:
+        raise ValueError(
+            f"{function}: arg is {arg!r}, which selects no layer whose weight is quantized; expected types of modules, "
+            "modules of sim.model, or a predicate of a module."
+        )
+    for module in sim._network.modules():  # tied weights keep one quantizer
+        if (new := made.get(holder(module, "param").get("weight"))) is not None:
+            module.param_quantizers["weight"] = new
+
+
+def _selected(arg: _Layers, module: nn.Module) -> bool:
+    if callable(arg) and not isinstance(arg, (type, nn.Module)):
+        return bool(arg(module))
+    chosen = arg if isinstance(arg, (list, tuple, set)) else [arg]
+    return any(isinstance(module, one) if isinstance(one, type) else module is one for one in chosen)

@@ -1,0 +1,18 @@
+"""Training a simulation model: what to hand the optimizer, how ranges are trained, and what to watch."""
+
+from .debug import nan_guard
+from .groups import parameter_groups
+from .losses import dampening_loss, distillation_loss
+from .lsq import LsqObserver, use_lsq
+from .modes import freeze_batch_norm, set_modes
+
+__all__ = [
+    "LsqObserver",
+    "dampening_loss",
+    "distillation_loss",
+    "freeze_batch_norm",
+    "nan_guard",
+    "parameter_groups",
+    "set_modes",
+    "use_lsq",
+]

@@ -18,7 +18,7 @@ if _library.status["detent_autograd"]:
 
     _autograd.register()
 
-from . import analysis, compat, config, functional, observers, ptq, qat, quantizers  # noqa: E402
+from . import analysis, compat, config, distributed, functional, observers, ptq, qat, quantizers  # noqa: E402
 from ._library import build_info  # noqa: E402
 from .calibration import compute_encodings  # noqa: E402
 from .config import Config  # noqa: E402
@@ -42,6 +42,7 @@ __all__ = [
     "compat",
     "config",
     "compute_encodings",
+    "distributed",
     "functional",
     "load_checkpoint",
     "load_encodings_to_sim",

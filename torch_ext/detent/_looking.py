@@ -18,7 +18,7 @@ class Looking:
 
     def named_quantizers(self) -> Iterator[tuple[str, AffineQuantizer]]:
         """``(name, quantizer)`` of every quantizer; one that is shared comes once, under its first name."""
-        for name, module in self.model.named_modules():
+        for name, module in self._network.named_modules():
             if isinstance(module, AffineQuantizer):
                 yield name, module
 
@@ -47,10 +47,10 @@ class Looking:
             >>> _ = sim.model.load_state_dict(sim.quantizer_state_dict(), strict=False)
         """
         prefixes = tuple(
-            f"{name}." for name, module in self.model.named_modules(remove_duplicate=False)
+            f"{name}." for name, module in self._network.named_modules(remove_duplicate=False)
             if isinstance(module, AffineQuantizer)
         )  # fmt: skip
-        return {key: value for key, value in self.model.state_dict().items() if key.startswith(prefixes)}
+        return {key: value for key, value in self._network.state_dict().items() if key.startswith(prefixes)}
 
     def qmodules(self) -> Iterator[QuantizedModule]:
         """Every quantized module."""
@@ -59,7 +59,7 @@ class Looking:
 
     def named_qmodules(self) -> Iterator[tuple[str, QuantizedModule]]:
         """``(name, module)`` of every quantized module."""
-        for name, module in self.model.named_modules():
+        for name, module in self._network.named_modules():
             if isinstance(module, QuantizedModule):
                 yield name, module
 
@@ -71,7 +71,7 @@ class Looking:
             >>> sim.compute_encodings(lambda model: model(torch.randn(32, 4)))
             >>> widest = max((row for row in sim.summary() if row.high is not None), key=lambda row: row.high.max())
         """
-        return summarize(self.model, self._graph, self._excluded)
+        return summarize(self._network, self._graph, self._excluded)
 
     def to_html(self, path: str | PathLike[str]) -> None:
         """Write :meth:`summary` as a page that needs nothing else, with the graph and a bar for each range."""

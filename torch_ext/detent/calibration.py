@@ -5,18 +5,23 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from ._running import evaluating
+from .distributed import check_whole, merging
 from .nn.base import parameters_of
 from .quantizers import AffineQuantizer
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 __all__ = ["compute_encodings"]
 
 
 @contextlib.contextmanager
-def compute_encodings(*models: nn.Module) -> Iterator[None]:
+def compute_encodings(*models: nn.Module, process_group: ProcessGroup | bool = True) -> Iterator[None]:
     """Calibrate quantized models with the data that runs through them inside; on leaving, they have their ranges.
 
     Inside, the models are in eval mode, no gradients are recorded, activations pass in float while they are observed,
@@ -24,6 +29,7 @@ def compute_encodings(*models: nn.Module) -> Iterator[None]:
 
     Args:
         models: ``sim.model`` of one simulation, or of several to be calibrated in one pass over the data.
+        process_group: Ranks that calibrate together: as for :meth:`detent.QuantizationSimModel.compute_encodings`.
     Raises:
         Whatever the block raises; the models are then as they were before, ranges and training flags included.
     Example:
@@ -36,6 +42,8 @@ def compute_encodings(*models: nn.Module) -> Iterator[None]:
         >>> coarse.model.output_quantizers[0].get_max() == fine.model.output_quantizers[0].get_max()
         tensor([True])
     """
+    for model in models:
+        check_whole(model, "compute_encodings")
     active = {
         module: None
         for model in models
@@ -51,7 +59,8 @@ def compute_encodings(*models: nn.Module) -> Iterator[None]:
             observing = [quantizer for quantizer in active if quantizer not in of_params]
             for quantizer in observing:
                 quantizer._start_observing("pass")
-            yield
+            with merging([quantizer._collector for quantizer in observing], process_group):
+                yield
             found = [quantizer._finish_observing() for quantizer in observing]
     except BaseException:  # Ctrl-C too
         for quantizer, snapshot in before:

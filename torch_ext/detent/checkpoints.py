@@ -41,7 +41,7 @@ def save_checkpoint(sim: QuantizationSimModel, file_path: str | PathLike[str]) -
     content = {
         "format": _FORMAT,
         "version": 1,
-        "state": sim.model.state_dict(),
+        "state": sim._network.state_dict(),
         "quantizers": {
             name: {"enabled": quantizer.enabled, "allow_overwrite": quantizer._overwritable}
             for name, quantizer in _quantizers(sim).items()
@@ -80,7 +80,7 @@ def load_checkpoint(file_path: str | PathLike[str], sim: QuantizationSimModel) -
             "sim with all quantizers of the file. Build it as the saved one was built and exclude the same layers."
         )
     removed = {name: quantizer for name, quantizer in held.items() if name not in flags}
-    ours = {key: value for key, value in sim.model.state_dict().items() if not _below(key, removed)}
+    ours = {key: value for key, value in sim._network.state_dict().items() if not _below(key, removed)}
     numbers = {key: value for key, value in ours.items() if isinstance(value, Tensor) and not _below(key, held)}
     given = {key: state[key] for key in state if not _below(key, held)}
     if given.keys() != numbers.keys():
@@ -95,12 +95,12 @@ def load_checkpoint(file_path: str | PathLike[str], sim: QuantizationSimModel) -
             raise ValueError(f"load_checkpoint: {key} has shape {shape}, expected {tuple(value.shape)}.")
     before = [(quantizer, quantizer._remember()) for quantizer in set(held.values())]
     try:
-        sim.model.load_state_dict({key: state[key] for key in state if _below(key, held)}, strict=False)
+        sim._network.load_state_dict({key: state[key] for key in state if _below(key, held)}, strict=False)
     except RuntimeError as error:
         for quantizer, remembered in before:
             quantizer._recall(remembered)
         raise ValueError(f"load_checkpoint: the file does not fit the sim. {error}") from error
-    sim.model.load_state_dict(given, strict=False)
+    sim._network.load_state_dict(given, strict=False)
     for name, quantizer in held.items():
         if name in flags:
             quantizer.enabled = bool(flags[name]["enabled"])
@@ -111,7 +111,7 @@ def load_checkpoint(file_path: str | PathLike[str], sim: QuantizationSimModel) -
 
 def _quantizers(sim: QuantizationSimModel) -> dict[str, AffineQuantizer]:
     """Every quantizer under every name it has."""
-    named = sim.model.named_modules(remove_duplicate=False)
+    named = sim._network.named_modules(remove_duplicate=False)
     return {name: module for name, module in named if isinstance(module, AffineQuantizer)}
 
 

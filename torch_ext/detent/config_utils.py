@@ -97,7 +97,7 @@ def _replace_weight_quantizers(
 ) -> None:
     """All selected layers get the quantizer that ``make(title, module, old quantizer)`` returns, or none does."""
     made: dict[nn.Module, nn.Module] = {}
-    for name, module in sim.model.named_modules():
+    for name, module in sim._network.named_modules():
         old = holder(module, "param").get("weight")
         if old is not None and _selected(arg, module) and isinstance(getattr(module, "weight", None), Tensor):
             made[old] = make(f"{function}: {name}.weight", module, old)
@@ -107,7 +107,7 @@ def _replace_weight_quantizers(
             f"{function}: arg is {arg!r}, which selects no layer whose weight is quantized; expected types of modules, "
             "modules of sim.model, or a predicate of a module."
         )
-    for module in sim.model.modules():  # tied weights keep one quantizer
+    for module in sim._network.modules():  # tied weights keep one quantizer
         if (new := made.get(holder(module, "param").get("weight"))) is not None:
             module.param_quantizers["weight"] = new
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import threading
 from collections.abc import Sequence
 
 import torch
@@ -24,6 +25,10 @@ __all__ = [
 ]
 
 _ops = torch.ops.detent
+
+# Replicas of a model share observers, and several may run on one device. One lock for all: copies and pickles of an
+# observer need not know of it.
+_updating = threading.Lock()
 
 
 class MinMaxObserver:
@@ -68,6 +73,13 @@ class MinMaxObserver:
         if x.numel() == 0:
             return
         blocks = self._layout.blocks_for(type(self).__name__, x)
+        if torch.compiler.is_compiling():  # which knows no locks
+            self._take_in(x, blocks)
+            return
+        with _updating:
+            self._take_in(x, blocks)
+
+    def _take_in(self, x: Tensor, blocks: list[int] | None) -> None:
         held = self._statistics.get(x.device)
         if held is None:
             wide = x.dtype == torch.float64

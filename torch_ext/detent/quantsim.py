@@ -6,10 +6,11 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ._looking import Looking
 from .calibration import compute_encodings
@@ -18,12 +19,16 @@ from .checkpoints import load_checkpoint, save_checkpoint
 from .config import Config
 from .config.overrides import Selected
 from .defs import QuantizationDataType, QuantScheme
+from .distributed import check_whole, unwrap
 from .encodings import AffineEncoding, loading, text
 from .encodings import files as encodings_files
 from .nn import QuantizedModule
 from .nn.base import entries, holder, parameters_of
 from .observers import PercentileObserver, observer_of
 from .quantizers import AffineQuantizer, quantization_disabled
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 __all__ = [
     "QuantizationSimModel",
@@ -110,10 +115,19 @@ class QuantizationSimModel(Looking):
         for quantizer in self.quantizers():
             quantizer.observer = observer_of(self.quant_scheme, quantizer.shape, quantizer.block_size)
 
+    @property
+    def _network(self) -> nn.Module:
+        """``model`` without what it is wrapped in, DataParallel say: names are those of the float model."""
+        return unwrap(self.model)
+
     # --- calibration --------------------------------------------------------------------------------------------------
 
     def compute_encodings(
-        self, forward_pass_callback: Callable[..., Any], forward_pass_callback_args: Any = _UNSET
+        self,
+        forward_pass_callback: Callable[..., Any],
+        forward_pass_callback_args: Any = _UNSET,
+        *,
+        process_group: ProcessGroup | bool = True,
     ) -> None:
         """Find every range from a few batches of representative data.
 
@@ -122,12 +136,19 @@ class QuantizationSimModel(Looking):
                 argument here, whatever it is, ``callback(model, args)``. It is called in eval mode without gradients.
                 Activations pass in float while they are observed; parameters are quantized.
             forward_pass_callback_args: That second argument.
+            process_group: Who calibrates together, each with its share of the data: ``True``: the ranks of
+                torch.distributed's default group where one is initialized; ``False``: this process alone; or a group.
+                Every rank of it calls this, and ends with the ranges of one process that saw all the data, see
+                :func:`detent.distributed.merge_observers`.
         Raises:
             Whatever the callback raises; the model is then as it was before, ranges and training flags included.
+            RuntimeError: It raised on another rank, or the ranks have different quantizers; likewise.
         """
         arguments = () if forward_pass_callback_args is _UNSET else (forward_pass_callback_args,)
-        with compute_encodings(self.model):
-            forward_pass_callback(self.model, *arguments)
+        # Forwards of DistributedDataParallel wait for each other, and ranks may have more or less data.
+        model = self.model.module if isinstance(self.model, DistributedDataParallel) else self.model
+        with compute_encodings(model, process_group=process_group):
+            forward_pass_callback(model, *arguments)
 
     def set_percentile_value(self, percentile_value: float) -> None:
         """Choose the percentile of scheme ``post_training_percentile``, for the next :meth:`compute_encodings`.
@@ -172,8 +193,8 @@ class QuantizationSimModel(Looking):
         """
         if isinstance(layers_to_exclude, (str, nn.Module)):  # either could be looped over
             layers_to_exclude = [layers_to_exclude]
-        names = {module: name for name, module in self.model.named_modules()}
-        known = {*names.values(), *call_sites(self.model)}
+        names = {module: name for name, module in self._network.named_modules()}
+        known = {*names.values(), *call_sites(self._network)}
         paths = {layer if isinstance(layer, str) else names.get(layer, layer) for layer in layers_to_exclude}
         for path in paths:
             if path not in known:
@@ -182,7 +203,7 @@ class QuantizationSimModel(Looking):
                     f"exclude_layers_from_quantization: {what} is not in sim.model, expected modules of sim.model or "
                     "their names. The float model's modules are other objects unless the sim was built in_place."
                 )
-        exclude(self.model, self._graph, paths)
+        exclude(self._network, self._graph, paths)
         self._excluded |= paths
 
     def exclude_param_from_quantization(self, name: str) -> None:
@@ -247,7 +268,8 @@ class QuantizationSimModel(Looking):
 
     def _named_slots(self) -> Iterator[tuple[str, bool, AffineQuantizer]]:
         """``(name in files, whether a parameter, quantizer)``: ``conv1.weight``, ``conv1.input_0``, ``fc.output_0``."""
-        for path, module in self.model.named_modules():
+        check_whole(self.model, "encodings")
+        for path, module in self._network.named_modules():
             prefix = f"{path}." if path else ""
             for slot, key, quantizer in entries(module):
                 yield prefix + (key if slot == "param" else f"{slot}_{key}"), slot == "param", quantizer
@@ -308,7 +330,7 @@ class QuantizationSimModel(Looking):
         from .export.files import all_or_nothing, write_state_dict
 
         with all_or_nothing(path) as folder:
-            write_state_dict(self.get_original_model(self.model), folder / f"{filename_prefix}.safetensors")
+            write_state_dict(self.get_original_model(self._network), folder / f"{filename_prefix}.safetensors")
 
     def load_encodings(
         self,

@@ -52,7 +52,7 @@ def load(
     file = read_any(encodings)
     given = dict(file.parameters) if parameters_only else {**file.activations, **file.parameters}
     if parameters_only and file.version == v2_0_0.VERSION:  # which does not say what is a parameter
-        known = {name for name, _ in sim.model.named_parameters(remove_duplicate=False)}
+        known = {name for name, _ in sim._network.named_parameters(remove_duplicate=False)}
         given = {name: encoding for name, encoding in given.items() if name in known}
     if not given:
         what = "encodings of parameters" if parameters_only else "encodings"

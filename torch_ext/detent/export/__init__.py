@@ -91,9 +91,10 @@ def export_sim(
                 encoding_version, *tensors, keyed_by=keyed_by, quantizer_args=sim.quantizer_args()
             )
             text.write(folder / f"{prefix}{suffix}.encodings", content)
-        files.write_state_dict(sim.model, folder / f"{filename_prefix}.safetensors")
+        files.write_state_dict(sim._network, folder / f"{filename_prefix}.safetensors")
         if export_to_torchscript:
-            torchscript.trace(freeze.cpu_copy(sim.model), args, kwargs, folder / f"{filename_prefix}.torchscript.pth")
+            model = freeze.cpu_copy(sim._network)
+            torchscript.trace(model, args, kwargs, folder / f"{filename_prefix}.torchscript.pth")
 
 
 def _onnx_args(given: Any) -> dict[str, Any]:

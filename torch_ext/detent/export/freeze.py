@@ -100,7 +100,7 @@ def freeze(sim: QuantizationSimModel, first_number: int) -> tuple[nn.Module, dic
         number = first_number + len(quantizations)
         quantizations[number] = _read(name, quantizer)
         replacements[id(quantizer)] = _Frozen(number, quantizations[number])
-    return cpu_copy(sim.model, replacements), quantizations
+    return cpu_copy(sim._network, replacements), quantizations
 
 
 def cpu_copy(model: nn.Module, replacements: Mapping[int, nn.Module] | None = None) -> nn.Module:

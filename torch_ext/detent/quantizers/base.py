@@ -16,7 +16,7 @@ from ..defs import Granularity
 from ..observers import MinMaxObserver
 from .aimet_names import AimetNames
 from .calibration import Calibration
-from .grid import PARAMETERS, Grid
+from .grid import FILL, PARAMETERS, Grid
 from .numbers import Numbers
 from .saving import Saving
 from .source import Source
@@ -36,7 +36,9 @@ class AffineQuantizer(Numbers, Calibration, Saving, AimetNames, nn.Module):
     ``"dynamic"``: for parameters of a model: the range is ``clip`` times the tensor's own at every call.
 
     Setting ``mode`` moves between them; leaving ``"dynamic"`` starts at the range of that moment. Ranges stay float32
-    under ``half()``, ``bfloat16()`` and ``to(dtype)``.
+    under ``half()``, ``bfloat16()`` and ``to(dtype)``. While a quantizer is off, or passes float because calibration
+    showed it no data, its range does not require grad whatever the mode: DistributedDataParallel waits for the gradient
+    of each parameter that does.
     """
 
     # Tracing would compile properties; these are for people.
@@ -44,6 +46,8 @@ class AffineQuantizer(Numbers, Calibration, Saving, AimetNames, nn.Module):
         "axis", "bitwidth", "block_size", "enabled", "encoding_analyzer", "granularity", "mode", "parametrization",
         "qmax", "qmin", "shape", "signed", "symmetric", "use_symmetric_encodings",
     ]  # fmt: skip
+
+    _suspended = False  # learned, but without requires_grad while off or unseen
 
     def __init__(
         self,
@@ -153,8 +157,9 @@ class AffineQuantizer(Numbers, Calibration, Saving, AimetNames, nn.Module):
             if self._dynamic or (name == "zero_point" and self._grid.symmetric):
                 self._parameters[name] = None
             elif held is None or held.shape != torch.Size(layout.shape):
-                fill = torch.ones if name == "scale" else torch.zeros
-                self._parameters[name] = nn.Parameter(fill(layout.shape, dtype=torch.float32, device=device))
+                fresh = torch.full(layout.shape, FILL[name], dtype=torch.float32, device=device)
+                self._parameters[name] = nn.Parameter(fresh)
+        self._suspended = False
         for parameter in self.parameters():
             parameter.requires_grad_(mode == "learned")
         if not self._dynamic:
@@ -179,6 +184,11 @@ class AffineQuantizer(Numbers, Calibration, Saving, AimetNames, nn.Module):
 
     def _refresh(self) -> None:
         self._bypass = not (self._enabled and self._initialized) or self._observing is not None
+        idle = self._unseen or not self._enabled
+        if idle != self._suspended and (self._suspended or self.mode == "learned"):
+            self._suspended = idle
+            for parameter in self.parameters():
+                parameter.requires_grad_(not idle)
 
     def _note_versions(self) -> None:
         self._versions = [parameter._version for parameter in self.parameters() if not parameter.is_inference()]
@@ -321,7 +331,8 @@ class AffineQuantizer(Numbers, Calibration, Saving, AimetNames, nn.Module):
         """
         if self._dynamic:
             return "dynamic"
-        return "learned" if any(parameter.requires_grad for parameter in self.parameters()) else "fixed"
+        learned = self._suspended or any(parameter.requires_grad for parameter in self.parameters())
+        return "learned" if learned else "fixed"
 
     @mode.setter
     def mode(self, mode: str) -> None:
@@ -347,7 +358,15 @@ class AffineQuantizer(Numbers, Calibration, Saving, AimetNames, nn.Module):
             if requires_grad:
                 self.mode = "learned"
             return self
-        return super().requires_grad_(requires_grad)
+        self._suspended = False
+        super().requires_grad_(requires_grad)
+        self._refresh()
+        return self
+
+    def _replicate_for_data_parallel(self) -> AffineQuantizer:
+        self._initialized = self.is_initialized()  # replicas hold no parameters that could tell
+        self._refresh()
+        return super()._replicate_for_data_parallel()
 
     # --- the call -----------------------------------------------------------------------------------------------------
 

@@ -145,6 +145,7 @@ class Calibration:
         """Calibration is over and no data came: pass float from now on, with one warning."""
         if not self.is_initialized():
             self._unseen = True
+            self._refresh()
 
     def _snapshot(self) -> tuple:
         tensors = {name: tensor.detach().clone() for name, tensor in (*self.named_parameters(), *self.named_buffers())}

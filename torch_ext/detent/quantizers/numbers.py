@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..encodings import AffineEncoding
-from .grid import Grid
+from .grid import FILL, Grid
 
 _ops = torch.ops.detent
 
@@ -25,7 +25,10 @@ class Numbers:
         parameters = [parameter for parameter in self.parameters() if not parameter.is_inference()]
         if not parameters or len(parameters) != len(self._versions):
             return False
-        return all(parameter._version > noted for parameter, noted in zip(parameters, self._versions))
+        if not all(parameter._version > noted for parameter, noted in zip(parameters, self._versions)):
+            return False
+        # DistributedDataParallel writes, in place, what rank 0 has: perhaps no range either.
+        return any(bool((held != FILL[name]).any()) for name, held in self.named_parameters())
 
     def _followed(self) -> Tensor:
         tensor = self._source.tensor() if self._source is not None else None

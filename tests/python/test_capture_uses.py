@@ -152,3 +152,15 @@ def test_functions_inside_a_checkpoint_are_recomputed_as_they_were(x, way):
 def test_a_pickled_block_counts_its_runs(x):
     sim = calibrated(Shared(reentrant), x)
     assert torch.equal(pickle.loads(pickle.dumps(sim.model))(x), sim.model(x))
+
+
+class Once(nn.Module):
+    def forward(self, x):
+        y = torch.tanh(x)
+        return checkpoint(lambda t: torch.tanh(t) * 3, y, use_reentrant=False) * 2
+
+
+def test_a_checkpoint_inside_a_compiled_forward_is_quantized(x):
+    model = calibrated(Once(), x, default_output_bw=4).model
+    torch._dynamo.reset()
+    assert torch.equal(torch.compile(model, backend="aot_eager")(x), model(x))

@@ -7,6 +7,7 @@ import functools
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import FunctionType
 
 import torch
 from torch import nn
@@ -87,6 +88,8 @@ class Calls(Caller):
         kwargs = {} if kwargs is None else kwargs
         operator = None if self.execution is None or kwargs.get("out") is not None else find(func)
         if operator is None or (operator.moves and operator.name not in self.capture.moved):
+            if torch.compiler.is_compiling() and args and isinstance(args[0], FunctionType):
+                args = (self.entered(args[0]), *args[1:])  # of torch.utils.checkpoint, which is an operator there
             return func(*args, **kwargs)
         if operator.body is not None:
             return self.composite(operator.body, args, kwargs)
@@ -109,6 +112,10 @@ class Calls(Caller):
         made = super()._copied()
         made.counts = dict(self.counts)
         return made
+
+    def entered(self, function):
+        """``function``, called with this mode on."""
+        return lambda *args, **kwargs: self.composite(function, args, kwargs)
 
     def composite(self, body, args: tuple, kwargs: dict):
         """What a function is made of, with this mode on."""

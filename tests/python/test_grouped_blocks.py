@@ -280,7 +280,7 @@ def test_the_helper_lays_blocks_along_input_channels():
     [
         ([nn.Conv3d], 2, "selects no layer"),
         ([nn.Linear, nn.ConvTranspose2d], 4, "3.weight has shape"),
-        (lambda module: isinstance(module, nn.Linear), 0, "block_size is 0"),
+        (lambda module: isinstance(module, nn.Linear), 0, r"which blocks of \(1, 0\) do not divide"),
         ([nn.Linear], (1, 2, 3), "0.weight has shape"),
     ],
 )

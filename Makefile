@@ -56,7 +56,7 @@ sanitize: env gtest-installed
 	$(BUILD)-sanitize/tests/kernels/detent_kernel_tests --gtest_brief=1
 
 pytest: build-all
-	DETENT_CPP_HOST=$(CURDIR)/$(BUILD)/tests/cpp/detent_host $(BIN)/python -m pytest
+	DETENT_CPP_HOST=$(CURDIR)/$(BUILD)/tests/cpp/detent_host $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 clean:
 	rm -rf $(BUILD) $(BUILD)-sanitize torch_ext/detent/lib demo_output

@@ -10,7 +10,7 @@ from torch import nn
 from ..nn.base import entries
 from .graph import MOVING, Event, Graph, Read
 from .mode import Captured
-from .placement import _Installer
+from .placement import keep_site, site_of
 
 __all__ = ["call_sites", "exclude", "place"]
 
@@ -66,11 +66,11 @@ def _hand_over(modules: dict[str, nn.Module], read: Read, quantizer: nn.Module) 
     if event.site is None:
         holder = modules.get(place(owner, event))
     else:
-        holder = _Installer._site_of(owner, event) if isinstance(owner, Captured) else None
+        holder = site_of(owner, event) if isinstance(owner, Captured) else None
     if holder is None or read.slot >= len(holder.input_quantizers):
         return
     if holder.input_quantizers[read.slot] is None:
         holder.input_quantizers[read.slot] = made = copy.deepcopy(quantizer)
         if event.site is not None:
-            _Installer._keep(owner, event, holder)
+            keep_site(owner, event, holder)
         made._label = f"{place(owner, event)}.input_quantizers.{read.slot}"

@@ -19,7 +19,7 @@ from .policy import Policy
 from .sites import CallSite
 from .spec import Spec
 
-__all__ = ["install"]
+__all__ = ["install", "keep_site", "site_of"]
 
 _WEIGHTED = (_ConvNd, nn.Linear, nn.Bilinear, nn.Embedding, nn.EmbeddingBag, nn.RNNBase, nn.RNNCellBase)
 
@@ -109,7 +109,7 @@ class _Installer:
             owner._detent.names.setdefault(event.site_name, None)
             owner._detent.reasons[event.site_name] = self.policy.reasons[event.key]
             return
-        site = self._site_of(owner, event)
+        site = site_of(owner, event)
         site.copied |= {read.slot for read in event.reads if read.overwritten}
         self._activation(site.output_quantizers, 0, self.policy.output(event))
         for read in event.reads:
@@ -117,33 +117,7 @@ class _Installer:
         reason = self.policy.reasons.get(event.key)
         if reason is not None:
             owner._detent.reasons[event.site_name] = reason
-        self._keep(owner, event, site)
-
-    @staticmethod
-    def _site_of(owner: nn.Module, event: Event) -> CallSite:
-        """The call site of an event, with an entry for every slot that it reads."""
-        known = owner._detent.names.get(event.site_name)
-        site = owner.get_submodule(".".join(known)) if known else CallSite(event.operator.name, event.onnx_op, 0)
-        while len(site.input_quantizers) <= max((read.slot for read in event.reads), default=-1):
-            site.input_quantizers.append(None)
-        return site
-
-    @staticmethod
-    def _keep(owner: nn.Module, event: Event, site: CallSite) -> None:
-        """Put a call site that quantizes something under its parent, or under a further use of that."""
-        names = owner._detent.names
-        if not site.params and not any(True for _ in entries(site)):
-            names.setdefault(event.site_name, None)
-        elif names.get(event.site_name) is None:
-            use = (f"use_{event.use}",) if event.use else ()
-            holder = owner
-            for name in use:
-                if name not in owner._modules:
-                    owner.add_module(name, Use(0, 0))
-                holder = owner._modules[name]
-            name = _free_name(holder, event.site)
-            holder.add_module(name, site)
-            names[event.site_name] = (*use, name)
+        keep_site(owner, event, site)
 
     def _site_input(self, owner: nn.Module, event: Event, site: CallSite, read: Read) -> None:
         if event.on_state:
@@ -162,9 +136,9 @@ class _Installer:
         elif spec is not None and (held or self.policy.input(read)):
             mover, owner = value.mover, self.modules[value.mover.path]
             if isinstance(owner, Captured):
-                site = self._site_of(owner, mover)
+                site = site_of(owner, mover)
                 self._site_parameter(owner, mover.path, site, 0, value.parameter, spec)
-                self._keep(owner, mover, site)
+                keep_site(owner, mover, site)
                 owner._detent.moved.add(mover.operator.name)
 
     def _site_parameter(
@@ -200,6 +174,32 @@ class _Installer:
         if name not in held or held[name] is None:
             held[name] = quantizer
         return quantizer
+
+
+def site_of(owner: nn.Module, event: Event) -> CallSite:
+    """The call site of an event, with an entry for every slot that it reads."""
+    known = owner._detent.names.get(event.site_name)
+    site = owner.get_submodule(".".join(known)) if known else CallSite(event.operator.name, event.onnx_op, 0)
+    while len(site.input_quantizers) <= max((read.slot for read in event.reads), default=-1):
+        site.input_quantizers.append(None)
+    return site
+
+
+def keep_site(owner: nn.Module, event: Event, site: CallSite) -> None:
+    """Put a call site that quantizes something under its parent, or under a further use of that."""
+    names = owner._detent.names
+    if not site.params and not any(True for _ in entries(site)):
+        names.setdefault(event.site_name, None)
+    elif names.get(event.site_name) is None:
+        use = (f"use_{event.use}",) if event.use else ()
+        holder = owner
+        for name in use:
+            if name not in owner._modules:
+                owner.add_module(name, Use(0, 0))
+            holder = owner._modules[name]
+        name = _free_name(holder, event.site)
+        holder.add_module(name, site)
+        names[event.site_name] = (*use, name)
 
 
 def _free_name(module: nn.Module, name: str) -> str:

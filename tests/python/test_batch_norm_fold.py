@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from simulations import ResNet20
 from torch import nn
 
 import detent.nn
@@ -331,45 +332,6 @@ def test_wrapped_model(x, wrapper):
     expected = model(x)
     assert len(fold_all_batch_norms(wrapper(model), dummy_input=x)) == 1
     assert type(model.bn) is nn.Identity and close(model(x), expected)
-
-
-class Block(nn.Module):
-    def __init__(self, inputs, outputs, stride):
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
-        self.shortcut = lambda x: x
-        if stride != 1:
-            extra = (outputs - inputs) // 2
-            self.shortcut = lambda x: F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, extra, extra))
-
-    def forward(self, x):
-        out = F.relu(self.bn1(self.conv1(x)))
-        out = self.bn2(self.conv2(out))
-        out += self.shortcut(x)
-        return F.relu(out)
-
-
-class ResNet20(nn.Module):
-    """Plain, with parameter-free shortcuts (He 2015, option A)."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(16)
-        widths = [16, 16, 32, 64]
-        for i in range(1, 4):
-            first = Block(widths[i - 1], widths[i], 1 if i == 1 else 2)
-            blocks = [first, Block(widths[i], widths[i], 1), Block(widths[i], widths[i], 1)]
-            setattr(self, f"layer{i}", nn.Sequential(*blocks))
-        self.linear = nn.Linear(64, 10)
-
-    def forward(self, x):
-        out = F.relu(self.bn1(self.conv1(x)))
-        out = self.layer3(self.layer2(self.layer1(out)))
-        return self.linear(F.avg_pool2d(out, out.size()[3]).flatten(1))
 
 
 def test_residual_network():

@@ -7,6 +7,7 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
+from simulations import Block, ResNet20, calibrated, module_of, names
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
@@ -15,48 +16,6 @@ from detent.quantizers import QuantizeDequantize
 from detent.quantsim import QuantizationSimModel, quantization_disabled
 
 WEIGHTED = {"aten.convolution.default": 0, "aten.addmm.default": 1}
-
-
-class Shortcut(nn.Module):
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, x):
-        return self.function(x)
-
-
-class Block(nn.Module):
-    def __init__(self, inputs, outputs, stride):
-        super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs)
-        self.conv2, self.bn2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs)
-        self.shortcut = nn.Sequential()
-        if stride != 1 or inputs != outputs:
-            n = outputs // 4
-            self.shortcut = Shortcut(lambda x: F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, n, n), "constant", 0))
-
-    def forward(self, x):
-        out = F.relu(self.bn1(self.conv1(x)))
-        out = self.bn2(self.conv2(out))
-        out += self.shortcut(x)
-        return F.relu(out)
-
-
-class ResNet20(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)
-        self.layer1 = nn.Sequential(Block(16, 16, 1), Block(16, 16, 1), Block(16, 16, 1))
-        self.layer2 = nn.Sequential(Block(16, 32, 2), Block(32, 32, 1), Block(32, 32, 1))
-        self.layer3 = nn.Sequential(Block(32, 64, 2), Block(64, 64, 1), Block(64, 64, 1))
-        self.linear = nn.Linear(64, 10)
-
-    def forward(self, x):
-        out = F.relu(self.bn1(self.conv1(x)))
-        out = self.layer3(self.layer2(self.layer1(out)))
-        out = F.avg_pool2d(out, out.size()[3])
-        return self.linear(out.view(out.size(0), -1))
 
 
 class Levels(TorchDispatchMode):
@@ -71,30 +30,6 @@ class Levels(TorchDispatchMode):
         if where is not None:
             self.counts.append(args[where].unique().numel())
         return func(*args, **(kwargs or {}))
-
-
-def module_of(function, *layers):
-    """A module whose forward is ``function(self, ...)``."""
-
-    class Made(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layers = nn.ModuleList(layers)
-            self.relu = nn.ReLU()
-
-        forward = function
-
-    return Made().eval()
-
-
-def calibrated(net, *data, scheme=None, **options):
-    sim = QuantizationSimModel(net, data, scheme, **options)
-    sim.compute_encodings(lambda model: model(*data))
-    return sim
-
-
-def names(sim):
-    return [name for name, _ in sim.named_quantizers()]
 
 
 @pytest.fixture
@@ -216,7 +151,7 @@ def aliased(self, x):
 
 
 def test_in_place_operators_write_where_they_did(x):
-    sim = calibrated(module_of(aliased, nn.Conv2d(3, 3, 1)), x, scheme="training_range_learning_with_tf_init")
+    sim = calibrated(module_of(aliased, nn.Conv2d(3, 3, 1)), x, quant_scheme="training_range_learning_with_tf_init")
     x = x.clone().requires_grad_()
     y, view, same = sim.model(x)
     assert same and y.min() >= 0 and view.unique().numel() <= 256 and view._is_view()
@@ -325,7 +260,7 @@ def test_modes_of_running(x, scheme):
             y = self.relu(self.relu(self.block(x)) - 0.1)
             return self.fc(F.adaptive_avg_pool2d(y, 1).flatten(1)) * 2
 
-    sim = calibrated(Net().eval(), x, scheme=scheme)
+    sim = calibrated(Net().eval(), x, quant_scheme=scheme)
     model = sim.model
     expected = model(x)
     expected.sum().backward()

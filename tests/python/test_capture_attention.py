@@ -5,21 +5,12 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from simulations import calibrated, names
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from detent.capture.composites import BODIES
-from detent.quantsim import QuantizationSimModel, quantization_disabled
-
-
-def calibrated(net, *data, **options):
-    sim = QuantizationSimModel(net, data, **options)
-    sim.compute_encodings(lambda model: model(*data))
-    return sim
-
-
-def names(sim):
-    return [name for name, _ in sim.named_quantizers()]
+from detent.quantsim import quantization_disabled
 
 
 @pytest.fixture

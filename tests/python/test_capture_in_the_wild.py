@@ -7,10 +7,10 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
-from test_capture import calibrated, module_of, names
+from simulations import calibrated, module_of, names
 from torch import nn
 
-from detent.quantsim import quantization_disabled
+from detent.quantsim import QuantizationSimModel, quantization_disabled
 
 LEARNED = "training_range_learning_with_tf_init"
 
@@ -35,7 +35,7 @@ class Standardized(nn.Conv2d):
 
 @pytest.mark.parametrize("conv", [Standardized(3, 6, 3), nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 6, 3))])
 def test_a_weight_computed_from_parameters_is_quantized_where_it_is_used(conv, x):
-    sim = calibrated(nn.Sequential(conv), x, scheme=LEARNED)
+    sim = calibrated(nn.Sequential(conv), x, quant_scheme=LEARNED)
     inside = [name for name in names(sim) if "input_quantizers.0" not in name and "output" not in name]
     assert inside == ["0.conv2d_0.input_quantizers.1"]
     quantizer = sim.model.get_submodule(inside[0])
@@ -69,7 +69,7 @@ def test_what_a_quantizer_reads_may_be_written_over(x):
         return self.layers[0](x) + bias[:, :, None]
 
     for forward in (slices, positions):
-        sim = calibrated(module_of(forward, nn.Conv2d(3, 3, 1)), x, scheme=LEARNED)
+        sim = calibrated(module_of(forward, nn.Conv2d(3, 3, 1)), x, quant_scheme=LEARNED)
         assert not train(sim, x)
 
 
@@ -80,7 +80,7 @@ def test_counts_are_not_rounded(x):
         return self.layers[0](x), ends
 
     net = module_of(forward, nn.Conv2d(3, 3, 1))
-    sim = calibrated(net, x, scheme=LEARNED)
+    sim = calibrated(net, x, quant_scheme=LEARNED)
     assert torch.equal(sim.model(x)[1], net(x)[1]) and "histc" not in str(sim)
 
 
@@ -91,7 +91,7 @@ def test_a_divisor_near_zero_passes_in_float(x):
         total = weights.sum(-1, keepdim=True) + 1e-6
         return weights / total + 1e-9 / total + total**-0.5
 
-    sim = calibrated(module_of(attention), x, scheme=LEARNED)
+    sim = calibrated(module_of(attention), x, quant_scheme=LEARNED)
     sim.model.eval()
     dark = x.clone()
     dark[0, :, :4] = -1.0  # rows of zeros, which a rounded divisor divides by zero
@@ -138,7 +138,7 @@ def test_a_leaf_with_a_forward_of_its_own(x):
     conv = nn.Conv2d(3, 3, 1)
     conv.before = conv.forward
     conv.forward = functools.partial(wrapped, conv)
-    sim = calibrated(nn.Sequential(conv), x, scheme=LEARNED)
+    sim = calibrated(nn.Sequential(conv), x, quant_scheme=LEARNED)
     assert {"0.add_0.output_quantizers.0", "0.param_quantizers.weight"} <= set(names(sim)) and not train(sim, x)
 
 
@@ -146,7 +146,7 @@ def test_transforms_are_quantized_before_and_after(x):
     def forward(self, x):
         return self.layers[0](torch.fft.irfft(torch.fft.rfft(x) * 2, n=8))
 
-    sim = calibrated(module_of(forward, nn.Conv2d(3, 3, 1)), x, scheme=LEARNED)
+    sim = calibrated(module_of(forward, nn.Conv2d(3, 3, 1)), x, quant_scheme=LEARNED)
     assert {"rfft_0.input_quantizers.0", "layers.0.input_quantizers.0"} <= set(names(sim)) and not train(sim, x)
 
 
@@ -223,7 +223,7 @@ class Labelled(torch.Tensor):
 
 def test_subclasses_of_tensor_stay_what_they_are(x):
     net, x = module_of(lambda self, x: (self.layers[0](x * 2) + x).relu(), nn.Conv2d(3, 3, 1)), x.as_subclass(Labelled)
-    sim = calibrated(net, x, scheme=LEARNED)
+    sim = calibrated(net, x, quant_scheme=LEARNED)
     assert isinstance(sim.model(x), Labelled) and "add_0.input_quantizers.1" in names(sim) and not train(sim, x)
     with quantization_disabled(sim.model):
         assert torch.equal(sim.model(x), net(x))

@@ -7,22 +7,13 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
+from simulations import calibrated, names
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from detent.quantsim import QuantizationSimModel, quantization_disabled
 
 LEARNED = "training_range_learning_with_tf_init"
-
-
-def calibrated(net, *data, **options):
-    sim = QuantizationSimModel(net, data, **options)
-    sim.compute_encodings(lambda model: model(*data))
-    return sim
-
-
-def names(sim):
-    return [name for name, _ in sim.named_quantizers()]
 
 
 @pytest.fixture

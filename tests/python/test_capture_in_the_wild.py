@@ -227,3 +227,34 @@ def test_subclasses_of_tensor_stay_what_they_are(x):
     assert isinstance(sim.model(x), Labelled) and "add_0.input_quantizers.1" in names(sim) and not train(sim, x)
     with quantization_disabled(sim.model):
         assert torch.equal(sim.model(x), net(x))
+
+
+class KeptBias(nn.Module):
+    """A bias that is gathered once for all evaluations, as LeViT's; ``train(mode)`` drops it."""
+
+    def __init__(self):
+        super().__init__()
+        self.biases, self.kept = nn.Parameter(torch.randn(3)), None
+        self.register_buffer("indices", torch.tensor([2, 0, 1, 2]))
+
+    def train(self, mode=True):
+        self.kept = None
+        return super().train(mode)
+
+    def forward(self, x):
+        if self.training:
+            return x + self.biases[self.indices]
+        if self.kept is None:
+            self.kept = self.biases[self.indices]
+        return x + self.kept
+
+
+def test_what_a_model_keeps_between_evaluations_is_not_that_of_the_sample():
+    torch.manual_seed(0)
+    model, x = KeptBias().eval(), torch.randn(8, 4)
+    with torch.no_grad():
+        model(x)  # keeps a float bias, which copies have
+    sims = [QuantizationSimModel(model, x, default_output_bw=4, default_param_bw=4) for _ in range(2)]
+    sims[0].compute_encodings(lambda m: m(x))
+    sims[1].model.load_state_dict(sims[0].model.state_dict())
+    assert torch.equal(*(sim.model(x) for sim in sims))

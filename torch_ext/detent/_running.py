@@ -12,13 +12,18 @@ from torch.utils._pytree import tree_map
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """eval() and no_grad() inside; each module's training flag as it was afterwards, whatever happens."""
+    """eval() and no_grad() inside; each module's training flag as it was afterwards, whatever happens.
+
+    Models that keep what they compute from parameters between evaluations drop it in ``train(mode)``. So eval() is
+    called at the end too: what was kept inside was of numbers that are no longer those of the model.
+    """
     flags = [(module, module.training) for module in model.modules()]
     try:
         model.eval()
         with torch.no_grad():
             yield
     finally:
+        model.eval()
         for module, training in flags:
             module.training = training
 

@@ -53,17 +53,18 @@ def _dynamic_backward(ctx, grad_y, *_):
 
 
 def _float_cast_setup(ctx, inputs, output) -> None:
-    x, scale, _, _, ctx.max, ctx.axis, ctx.block_size = inputs
-    ctx.save_for_backward(x, scale)
+    x, scale, *plain = inputs
+    _keep(ctx, (x, scale), *plain)
 
 
 def _float_cast_backward(ctx, grad_y):
     x, scale = ctx.saved_tensors
-    _, mask = _ops.float_cast_mask(x, scale, 0, 0, ctx.max, ctx.axis, ctx.block_size)
+    _, mask = _ops.float_cast_mask(x, scale, *ctx.plain)
+    *_, block_size = ctx.plain
     order = None
     if not x.is_contiguous():
         order = sorted(range(x.dim()), key=torch.empty_like(x).stride().__getitem__, reverse=True)
-    return _ops.fake_quantize_mask_backward(grad_y, mask, order, ctx.block_size), *[None] * 6
+    return _ops.fake_quantize_mask_backward(grad_y, mask, order, block_size), *[None] * (1 + len(ctx.plain))
 
 
 def _quantize_setup(ctx, inputs, output) -> None:

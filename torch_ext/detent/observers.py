@@ -105,8 +105,6 @@ class MinMaxObserver:
         Raises:
             ValueError: ``other`` observes another shape, or is of another kind.
         """
-        if isinstance(self, HistogramObserver) and getattr(other, "bins", None) != self.bins:
-            raise ValueError(f"merge: the other observer is {other}, expected a histogram of {self.bins} bins.")
         if other._layout != self._layout:
             raise ValueError(
                 f"merge: the other observer has shape {other.shape} and block_size {other._layout.block_size}, "
@@ -248,10 +246,16 @@ class HistogramObserver(MinMaxObserver):
     def _take(self, x: Tensor, held: list[Tensor], axis: int | None, blocks: list[int] | None) -> None:
         _ops.observe_histogram_update_(x, *held, axis, blocks)
 
+    def merge(self, other: MinMaxObserver) -> None:
+        if getattr(other, "bins", None) != self.bins:
+            raise ValueError(f"merge: the other observer is {other}, expected a histogram of {self.bins} bins.")
+        super().merge(other)
+
     def _joined(self, held: list[Tensor], other: list[Tensor]) -> list[Tensor]:
         device, wide = held[0].device, torch.promote_types(held[0].dtype, other[0].dtype)
         joined = [held[0].to(wide, copy=True), held[1].to(wide, copy=True), held[2].clone(), held[3].clone()]
-        _ops.observe_histogram_merge_(*joined, *(t.to(device, wide) for t in other[:2]), *(t.to(device) for t in other[2:]))
+        extremes, counted = [t.to(device, wide) for t in other[:2]], [t.to(device) for t in other[2:]]
+        _ops.observe_histogram_merge_(*joined, *extremes, *counted)
         return joined
 
     @property

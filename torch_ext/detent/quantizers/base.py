@@ -256,9 +256,9 @@ class AffineQuantizer(Numbers, AffineAimetNames, Quantizer):
 
     # --- state --------------------------------------------------------------------------------------------------------
 
-    def get_extra_state(self) -> dict[str, Any]:
+    def _state(self) -> dict[str, Any]:
         return {
-            **super().get_extra_state(),
+            **super()._state(),
             "qmin": self.qmin,
             "qmax": self.qmax,
             "symmetric": self.symmetric,
@@ -268,9 +268,7 @@ class AffineQuantizer(Numbers, AffineAimetNames, Quantizer):
         }
 
     def _take_over(self, state: dict[str, Any], tensors: dict[str, Any], prefix: str) -> None:
-        parametrization = state["parametrization"]
-        default = self.grad_scale if parametrization == self._parametrization else 1.0
-        grad_scale = state.get("grad_scale", default)
+        parametrization, grad_scale = state["parametrization"], state["grad_scale"]
         layout = Layout.of(prefix[:-1], state["shape"], state["block_size"])
         grid = Grid.of(prefix[:-1], state["qmin"], state["qmax"], state["symmetric"], state["zero_point"])
         self._check_options(prefix[:-1], state["mode"], parametrization, grad_scale)

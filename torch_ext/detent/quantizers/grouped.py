@@ -210,17 +210,11 @@ class GroupedBlockQuantizeDequantize(QuantizeDequantize):
         super().set_encoding(encoding, requires_grad=requires_grad)
         self._decompressed_bw = bits
 
-    def get_extra_state(self) -> dict[str, Any]:
+    def _state(self) -> dict[str, Any]:
         groups = {"decompressed_bw": self._decompressed_bw, "block_grouping": list(self._block_grouping)}
-        return {**super().get_extra_state(), **groups}
+        return {**super()._state(), **groups}
 
     def _take_over(self, state: dict[str, Any], tensors: dict[str, Any], prefix: str) -> None:
-        missing = {"decompressed_bw", "block_grouping"} - state.keys()
-        if missing:
-            raise ValueError(
-                f"{prefix[:-1]}: the state lacks {', '.join(sorted(missing))}, expected that of a "
-                f"{type(self).__name__}."
-            )
         owner, bits = prefix[:-1], state["decompressed_bw"]
         layout = Layout.of(owner, state["shape"], state["block_size"])
         grid = Grid.of(owner, state["qmin"], state["qmax"], state["symmetric"], state["zero_point"])

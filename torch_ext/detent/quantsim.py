@@ -20,7 +20,7 @@ from .config import Config
 from .config.overrides import Selected
 from .defs import QuantizationDataType, QuantScheme
 from .distributed import check_whole, unwrap
-from .encodings import AffineEncoding, loading, text
+from .encodings import Encoding, loading, text
 from .encodings import files as encodings_files
 from .nn import QuantizedModule
 from .nn.base import entries, holder, parameters_of
@@ -274,10 +274,10 @@ class QuantizationSimModel(Looking):
             for slot, key, quantizer in entries(module):
                 yield prefix + (key if slot == "param" else f"{slot}_{key}"), slot == "param", quantizer
 
-    def encodings(self) -> tuple[dict[str, AffineEncoding], dict[str, AffineEncoding]]:
+    def encodings(self) -> tuple[dict[str, Encoding], dict[str, Encoding]]:
         """Activation and parameter encodings by name, as they are now; none of quantizers off or without a range."""
-        activations: dict[str, AffineEncoding] = {}
-        parameters: dict[str, AffineEncoding] = {}
+        activations: dict[str, Encoding] = {}
+        parameters: dict[str, Encoding] = {}
         for name, is_param, quantizer in self._named_slots():
             encoding = quantizer.get_encoding() if quantizer.enabled else None
             if encoding is not None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from .._layout import Layout
-from ..encodings import AffineEncoding
+from ..encodings import Encoding
 from ..quantizers import Quantizer
 from .qdq import Quantization
 
@@ -64,7 +64,7 @@ def _read(name: str, quantizer: Quantizer) -> Quantization:
     return Quantization(name, scale, zero_point, quantizer.qmin, quantizer.qmax, layout, _encoding(quantizer))
 
 
-def _encoding(quantizer: Quantizer) -> AffineEncoding | None:
+def _encoding(quantizer: Quantizer) -> Encoding | None:
     """The quantizer's encoding, block sizes as numbers where the parameter says them."""
     encoding = quantizer.get_encoding()
     source = quantizer._source.tensor() if quantizer._source is not None else None
@@ -74,9 +74,9 @@ def _encoding(quantizer: Quantizer) -> AffineEncoding | None:
     return replace(encoding, block_size=tuple(blocks))
 
 
-def encodings(sim: QuantizationSimModel) -> tuple[dict[str, AffineEncoding], dict[str, AffineEncoding]]:
+def encodings(sim: QuantizationSimModel) -> tuple[dict[str, Encoding], dict[str, Encoding]]:
     """Activation and parameter encodings by module, as :meth:`QuantizationSimModel.encodings` gives them."""
-    found: tuple[dict[str, AffineEncoding], dict[str, AffineEncoding]] = {}, {}
+    found: tuple[dict[str, Encoding], dict[str, Encoding]] = {}, {}
     for name, is_param, quantizer in sim._named_slots():
         encoding = _encoding(quantizer) if quantizer.enabled else None
         if encoding is not None:

@@ -15,7 +15,7 @@ import onnx_ir as ir
 import torch
 
 from .._layout import Layout
-from ..encodings import AffineEncoding
+from ..encodings import Encoding
 
 __all__ = ["DOMAIN", "PLACEHOLDER", "QdqRewriter", "Quantization", "opset_needed"]
 
@@ -60,7 +60,7 @@ class Quantization:
     qmin: int
     qmax: int
     layout: Layout
-    encoding: AffineEncoding | None = None
+    encoding: Encoding | None = None
 
     def on(self, x: torch.Tensor) -> tuple:
         """The operators' arguments from ``scale`` on, without ``axis`` and ``block_size``, and those two."""

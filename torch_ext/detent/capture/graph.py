@@ -187,6 +187,8 @@ class _Recorder(TorchFunctionMode):
                 read = self._read(event, slot, value)
                 if slot == singular:
                     read.value.nearest_zero = min(read.value.nearest_zero, _nearest_zero(value))
+                if slot == operator.weight and not read.value.entered:
+                    event.constant = False  # a layer, whose input is data even where it is a parameter: a learned query
         in_place = bool(args) and (operator.in_place or kwargs.get("inplace") is True)
         event.on_state = in_place and id(args[0]) in self.state
         with self._writing((args, kwargs)):

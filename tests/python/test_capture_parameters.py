@@ -67,8 +67,8 @@ def resized_positions(self, x):
 
 
 SIZES = {
-    "probe": (1, 1, WIDTH), "latents": (7, WIDTH), "queries": (4, 7, WIDTH // 4), "k": (4, 7, WIDTH // 4), "v": (4, 7, WIDTH // 4),
-    "wide": (WIDTH, WIDTH), "steps": (9, 5), "token": (1, WIDTH), "table": (9, WIDTH), "image": (1, 3, 16, 16),
+    "probe": (1, 1, WIDTH), "latents": (7, WIDTH), "queries": (4, 7, WIDTH // 4), "k": (4, 7, WIDTH // 4),
+    "v": (4, 7, WIDTH // 4), "wide": (WIDTH, WIDTH), "steps": (9, 5), "token": (1, WIDTH), "table": (9, WIDTH), "image": (1, 3, 16, 16),
     "kernel": (8, 3, 3, 3),
 }  # fmt: skip
 MODELS = {
@@ -184,3 +184,50 @@ def test_an_embedding_of_functions_is_rounded_once():
 def test_an_embedding_that_is_never_called_has_no_output():
     sim = calibrated(made("queries of an embedding"), torch.randn(4, 5, WIDTH))
     assert [name for name in names(sim) if name.startswith("queries")] == ["queries.param_quantizers.weight"]
+
+
+# --- constants ---------------------------------------------------------------------------------------------------------
+
+
+def rotated(self, x):
+    """Rotary positions, as language models compute them in every forward."""
+    positions = torch.arange(x.shape[1], device=x.device).unsqueeze(0)
+    angles = (self.frequencies[None, :, None].float() @ positions[:, None, :].float()).transpose(1, 2)
+    angles = torch.cat([angles, angles], -1)
+    y = self.fc(x)
+    return y * angles.cos() + torch.cat([-y[..., WIDTH // 2 :], y[..., : WIDTH // 2]], -1) * angles.sin()
+
+
+def test_positions_are_rounded_after_the_sine():
+    """On a device cosine and sine are a table. An angle of up to 511 on 8 bits would be off by a radian."""
+    frequencies = 10000 ** (-torch.arange(0, WIDTH, 2) / WIDTH)
+    net, x = Net(rotated, frequencies=frequencies, fc=nn.Linear(WIDTH, WIDTH)).eval(), torch.randn(1, 512, WIDTH)
+    sim = calibrated(net, x)
+    sites = {name.split(".")[0] for name in names(sim)}
+    assert sites == {"fc", "neg_0", "cat_1", "mul_0", "mul_1", "add_0"}
+    with torch.no_grad():
+        assert (sim.model(x) - net(x)).norm() <= 0.05 * net(x).norm()
+
+
+@pytest.mark.parametrize(
+    "made, constant",
+    [
+        (lambda self, x: torch.ones(WIDTH), True),
+        (lambda self, x: torch.linspace(-1, 1, WIDTH), True),
+        (lambda self, x: torch.arange(WIDTH) * 0.1, True),
+        (lambda self, x: self.tensor, True),  # an attribute that is no buffer
+        (lambda self, x: torch.zeros(WIDTH).add_(self.tensor), True),
+        (lambda self, x: torch.tensor([1.0] * WIDTH, dtype=x.dtype), True),
+        (lambda self, x: torch.randn(WIDTH), False),
+        (lambda self, x: torch.empty(WIDTH).uniform_(), False),
+        (lambda self, x: torch.zeros(WIDTH).copy_(x[0, 0]), False),
+        (lambda self, x: torch.ones(WIDTH) * (x[0, 0] > 0), False),
+        (lambda self, x: torch.zeros(WIDTH).add_(x[0, 0]), False),
+    ],
+)  # fmt: skip
+def test_what_is_a_constant(made, constant):
+    net = Net(lambda self, x: x * torch.cos(made(self, x)))
+    net.__dict__["tensor"] = torch.randn(WIDTH)
+    sim = calibrated(net.eval(), torch.randn(4, 5, WIDTH))
+    assert ("cos_0.output_quantizers.0" not in names(sim)) == constant
+    assert ("mul_0.input_quantizers.1" in names(sim)) == constant

@@ -97,7 +97,7 @@ class Policy:
         if event.onnx_op == "Gather":
             return "on the grid of its weight"
         if event.constant:
-            return "computed from parameters alone"
+            return "computed from constants alone"
         if event.output is None:
             return "makes no tensor of floats"
         if event.output.masking:

@@ -149,7 +149,8 @@ def _check_sim(stages: _Stages, row: dict, model: nn.Module, sim, samples: list,
         row.update(_check_training_step(fail, model, sim, samples[2]))
     with stages.stage("grids") as fail, torch.no_grad():
         sim.model.eval()
-        off, seen = inputs_off_grid(sim.model, lambda: run(sim.model, samples[0]))
+        calls = [lambda sample=sample: run(sim.model, sample) for sample in samples[:2]]
+        off, seen = inputs_off_grid(sim.model, *calls)
         row.update(products=seen, off_grid=len(off))
         if off:
             fail(f"{len(off)} inputs are on no grid: {', '.join(off[:4])}")

@@ -8,9 +8,11 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from ._lanes import Node, draw, layout
+from .quantizers import FloatQuantizeDequantize
 
 if TYPE_CHECKING:
     from ._report import Row, Step
+    from .quantizers import Quantizer
 
 __all__ = ["fragment", "page"]
 
@@ -89,12 +91,12 @@ def _part(row: Row) -> str:
 
 
 def _headline(rows: list[Row]) -> str:
-    kinds: dict[tuple[str, int], int] = {}
+    kinds: dict[tuple[str, str], int] = {}
     for row in rows:
         if row.quantizer is not None:
-            key = "parameters" if _part(row) == "param" else "activations", row.quantizer.bitwidth
+            key = "parameters" if _part(row) == "param" else "activations", _held_in(row.quantizer)
             kinds[key] = kinds.get(key, 0) + 1
-    counted = [f"<b>{count}</b> {what} at {bits} bits" for (what, bits), count in sorted(kinds.items())]
+    counted = [f"<b>{count}</b> {what} {held}" for (what, held), count in sorted(kinds.items())]
     odd = sum(_odd(row) for row in rows)
     counted.append(f'<b class="{"warn" if odd else ""}">{odd}</b> to look at')
     return (
@@ -102,6 +104,11 @@ def _headline(rows: list[Row]) -> str:
         "Bars: the range, 0 marked, on a square-root scale, one scale for activations and one for parameters; dark: the "
         "median of all scales.</p>"
     )
+
+
+def _held_in(quantizer: Quantizer) -> str:
+    is_float = isinstance(quantizer, FloatQuantizeDequantize)
+    return f"in {quantizer.format}" if is_float else f"at {quantizer.bitwidth} bits"
 
 
 def _odd(row: Row) -> bool:

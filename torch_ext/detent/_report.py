@@ -49,15 +49,16 @@ class Row:
         quantizer = self.quantizer
         if quantizer is None:
             return (self.layer, self.kind, "-", "-", "-", "-", "-", "-", self.note)
-        grid = "symmetric" if quantizer.symmetric else "asymmetric"
         return (
-            self.layer, self.kind, self.slot, str(quantizer.bitwidth), f"{grid} {quantizer.qmin} .. {quantizer.qmax}",
-            self.scales, quantizer.mode, self.range, self.note,
+            self.layer, self.kind, self.slot, str(quantizer.bitwidth), quantizer._grid_in_words(), self.scales,
+            quantizer.mode if quantizer.scaled else "-", self.range, self.note,
         )  # fmt: skip
 
     @property
     def scales(self) -> str:
-        """How many scales: ``"per tensor"``, ``"16 per channel"``."""
+        """How many scales: ``"per tensor"``, ``"16 per channel"``; ``"none"`` of a float format without."""
+        if not self.quantizer.scaled:
+            return "none"
         kind = self.quantizer.granularity.value.replace("_", " ")
         count = torch.Size(self.quantizer.shape).numel()
         return kind if kind == "per tensor" else f"{count} {kind}"
@@ -184,7 +185,7 @@ def _shared(path: str, slot: str, graph: Graph) -> int:
 
 def _row(name: str, kind: str, slot: str, quantizer: Quantizer, calls: int) -> Row:
     low = high = None
-    if quantizer.is_initialized():
+    if quantizer.scaled and quantizer.is_initialized():
         low, high = (end.detach().cpu().flatten() for end in (quantizer.get_min(), quantizer.get_max()))
     return Row(name, kind, slot, quantizer, low, high, _note(quantizer, calls))
 

@@ -70,6 +70,11 @@ class FloatFormat:
             )
         return found
 
+    @property
+    def is_scaled(self) -> bool:
+        """Whether simulations scale it: formats of 8 bits and less have too small a range to go without."""
+        return self.bits <= 8 and self.exponent_bits < 8
+
     def __str__(self) -> str:
         """``float8_e5m2``, or ``e3m4`` where no type has the format."""
         for name, known in NAMED.items():

@@ -171,13 +171,14 @@ class FloatQuantizeDequantize(Quantizer):
         return super().axis if self._scaled else None
 
     @property
+    def block_size(self) -> tuple[int, ...] | None:
+        """Elements per scale along each dimension of ``shape``; ``None`` without blocks or without scales."""
+        return super().block_size if self._scaled else None
+
+    @property
     def granularity(self) -> Granularity:
         """Per tensor, per channel or per block; per tensor without scales."""
         return super().granularity if self._scaled else Granularity.per_tensor
-
-    @property
-    def _grid_text(self) -> str:
-        return str(self._format)
 
     # --- numbers ------------------------------------------------------------------------------------------------------
 
@@ -291,6 +292,9 @@ class FloatQuantizeDequantize(Quantizer):
     def _cast(self, x: Tensor, scale: Tensor, axis: int | None, blocks: list[int] | None) -> Tensor:
         format = self._format
         return _ops.float_cast(x, scale, format.mantissa_bits, format.min_exponent, format.max, axis, blocks)
+
+    def _grid_in_words(self) -> str:
+        return str(self._format)
 
     def extra_repr(self) -> str:
         parts = [str(self._format)]

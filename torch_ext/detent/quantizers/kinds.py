@@ -36,7 +36,7 @@ def become(quantizer: Quantizer, made: Quantizer) -> None:
 
 def suit_encoding(quantizer: Quantizer, encoding: AffineEncoding | FloatEncoding) -> None:
     """Be of the kind of an encoding, which :meth:`set_encoding` then takes over."""
-    layout = {"shape": quantizer.shape, "block_size": quantizer.block_size}
+    layout = {"shape": quantizer.shape, "block_size": quantizer._layout.block_size}
     if not _differs(quantizer, isinstance(encoding, FloatEncoding)):
         return
     if isinstance(encoding, FloatEncoding):

@@ -46,6 +46,8 @@ class Quantizer(Calibration, Saving, AimetNames, nn.Module):
         "axis", "bitwidth", "block_size", "enabled", "encoding_analyzer", "granularity", "mode", "shape",
     ]  # fmt: skip
 
+    #: Whether it has scales.
+    scaled = True
     #: What ``mode`` may be.
     _modes: tuple[str, ...] = ("fixed", "dynamic")
 

@@ -63,7 +63,7 @@ class Saving:
     def _state(self) -> dict[str, Any]:
         return {
             "shape": list(self.shape),
-            "block_size": None if self.block_size is None else list(self.block_size),
+            "block_size": None if self._layout.block_size is None else list(self._layout.block_size),
             "mode": self.mode,
             "initialized": self.is_initialized(),
             "unseen": self._unseen,

@@ -15,6 +15,7 @@ from ..defs import Granularity
 from ..encodings import FloatEncoding
 from ..float_format import FloatFormat
 from ..observers import MinMaxObserver, PercentileObserver
+from .aimet_names import FloatAimetNames
 from .grid import FILL, Grid
 from .quantizer import Quantizer
 
@@ -30,7 +31,7 @@ def _modes_of(scaled: bool) -> tuple[str, ...]:
     return ("fixed", "dynamic") if scaled else ("fixed",)
 
 
-class FloatQuantizeDequantize(Quantizer):
+class FloatQuantizeDequantize(FloatAimetNames, Quantizer):
     """Round a tensor to a float format of fewer bits and back, with a straight-through gradient.
 
     Without an observer the tensor is rounded to the format's own numbers; there is nothing to calibrate. With one there

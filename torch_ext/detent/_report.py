@@ -219,5 +219,7 @@ def _unquantized(path: str, module: Captured, graph: Graph) -> list[Row]:
 
 
 def _function(site: str) -> str:
-    """``add`` of ``use_1.add_0``."""
-    return site.rpartition(".")[2].rpartition("_")[0]
+    """``add`` of ``use_1.add_0``, and of ``use_1.add (net.py:12)``, which the sample did not call."""
+    name, _, line = site.partition(" (")
+    name = name.rpartition(".")[2]
+    return name if line else name.rpartition("_")[0]

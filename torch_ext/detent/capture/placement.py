@@ -64,7 +64,8 @@ class _Installer:
                 module.__class__ = captured_class(type(module))
             except TypeError:  # a class that cannot be derived from is left as it is
                 continue
-            module._detent = Capture(path, forward=module.__dict__.pop("forward", None))
+            forward = module.__dict__.pop("forward", None)
+            module._detent = Capture(path, forward=forward, lines=self.graph.lines.get(path, {}))
         for path, uses in self.graph.uses.items():
             if len(uses) > 1:
                 self._reused(path, uses)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from detent import QuantizationSimModel, quantization_disabled
-from detent.quantizers import AffineQuantizer
+from detent.quantizers import Quantizer
 from grids import inputs_off_grid
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
@@ -181,7 +181,7 @@ def _check_training_step(fail, model: nn.Module, sim: QuantizationSimModel, samp
     handles = []
     names = {quantizer: name for name, quantizer in sim.named_quantizers()}
 
-    def keep(quantizer: AffineQuantizer, inputs, output) -> None:
+    def keep(quantizer: Quantizer, inputs, output) -> None:
         if output.requires_grad and output is not inputs[0]:
             output.retain_grad()
             made.setdefault(names[quantizer], []).append(output)

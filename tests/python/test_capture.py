@@ -63,7 +63,7 @@ def test_placement_in_resnet_20(resnet):
         "layer2.0.relu_1.output_quantizers.0",
     ]  # fmt: skip
     assert [name for name in names(sim) if "input" in name] == ["conv1.input_quantizers.0"]
-    assert "layer1.0.add_0" in str(sim) and "inside a supergroup" in str(sim) and "avg_pool2d_0" in str(sim)
+    assert "layer1.0.add_0" in str(sim) and "inside [Add, Relu], rounded at layer1.0.relu_1" in str(sim) and "avg_pool2d_0" in str(sim)
 
 
 def test_the_users_model_stays(resnet):

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import FunctionType
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -18,7 +19,10 @@ from .functions import Operator, carries_floats, find
 from .lines import Line, calling_line, shown
 from .sites import CallSite
 
-__all__ = ["Capture", "Captured", "captured_class"]
+if TYPE_CHECKING:
+    from .graph import Event
+
+__all__ = ["Capture", "Captured", "captured_class", "place"]
 
 
 @dataclass
@@ -32,7 +36,6 @@ class Capture:
     path: str = ""
     names: dict[str, tuple[str, ...] | None] = field(default_factory=dict)  # call site -> child; None: left in float
     lines: dict[tuple[str, Line], list[str]] = field(default_factory=dict)  # "add", "use_1.add", its line -> call sites
-    reasons: dict[str, str] = field(default_factory=dict)  # call site -> why it is float
     uses: dict[str, int] | None = None  # where it runs more than once: "<execution of the caller>:<count>" to the use
     reused: list[nn.Module] = field(default_factory=list)  # modules whose uses depend on how often this one calls
     late: list[str] = field(default_factory=list)  # first met after construction
@@ -169,6 +172,15 @@ class Captured(nn.Module):
         if made[0] is copyreg.__newobj__:  # the generated class has no name to be imported by
             return (_new, (type(self)._float_class, *made[1][1:]), *made[2:])
         return made
+
+
+def place(module: nn.Module | None, event: Event) -> str:
+    """The full name of what has the event's quantizers, or would have; ``module`` is the one at the event's path."""
+    parts: tuple[str, ...] = (f"use_{event.use}",) if event.use else ()
+    if event.site is not None:
+        held = module._detent.names.get(event.site_name) if isinstance(module, Captured) else None
+        parts = held or (event.site_name,)
+    return ".".join((event.path, *parts)).lstrip(".")
 
 
 def _new(float_class: type, *args):

@@ -5,6 +5,7 @@ from .groups import parameter_groups
 from .losses import dampening_loss, distillation_loss
 from .lsq import LsqObserver, use_lsq
 from .modes import freeze_batch_norm, set_modes
+from .pact import use_pact
 
 __all__ = [
     "LsqObserver",
@@ -15,4 +16,5 @@ __all__ = [
     "parameter_groups",
     "set_modes",
     "use_lsq",
+    "use_pact",
 ]

@@ -130,7 +130,7 @@ class Calibration:
 
     def _choose_sign(self, values: Tensor) -> None:
         """With ``unsigned_symmetric``, ``0 .. 2^b - 1`` around zero point 0 where nothing is negative."""
-        if not (self.unsigned_symmetric and self.symmetric):
+        if not (self.unsigned_symmetric and self.symmetric) or self._parametrization == "pact":
             return
         nonnegative = bool((values >= 0).all())
         if nonnegative and self.signed:

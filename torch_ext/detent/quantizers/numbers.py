@@ -67,12 +67,16 @@ class Numbers:
             zero_point = zero_point + torch.where(inside, code - code.detach(), torch.zeros_like(code))
         return scale, zero_point
 
+    def _ends(self) -> tuple[Tensor, Tensor]:
+        """min and max, where a range is held as such."""
+        return (torch.zeros_like(self.max) if self._parametrization == "pact" else self.min), self.max
+
     def _affine(self) -> tuple[Tensor, Tensor]:
         """The effective scale and zero_point, shaped like the range."""
         if self._dynamic:
             return self._affine_of_range(*self._dynamic_range())
-        if self._parametrization == "min_max":
-            return self._affine_of_range(self.min, self.max)
+        if self._parametrization != "scale_zero_point":
+            return self._affine_of_range(*self._ends())
         scale, zero_point = self._trained_affine()
         return scale, torch.zeros_like(scale) if zero_point is None else zero_point
 
@@ -169,13 +173,19 @@ class Numbers:
             min, max: Ends of the range in real units, numbers or tensors that broadcast to ``shape`` (or have as many
                 elements); finite, ``min <= max``.
         Raises:
-            ValueError: They do not fit ``shape``, are not finite, or ``min > max``. Nothing has changed.
+            ValueError: They do not fit ``shape``, are not finite, ``min > max``, or the parametrization is ``"pact"``
+                and ``min`` is not 0. Nothing has changed.
         """
         low, high = self._read_end("min", min), self._read_end("max", max)
         if not bool((torch.isfinite(low) & torch.isfinite(high) & (low <= high)).all()):
             raise ValueError(
                 f"{self._title()}: min is {low.flatten()[:4].tolist()} and max {high.flatten()[:4].tolist()}, expected "
                 "finite numbers with min <= max."
+            )
+        if self._parametrization == "pact" and bool(low.any()):
+            raise ValueError(
+                f"{self._title()}: min is {low.item():.4g}, expected 0, where ranges of parametrization 'pact' begin. Set "
+                "another parametrization first."
             )
         if self._dynamic:
             self._install(self._layout, "fixed", self._device())
@@ -211,6 +221,9 @@ class Numbers:
                 raise ValueError(f"{self._title()}: a symmetric encoding has several zero points, expected one.")
             fixed = None if first == round((low + high) / 2) else first
         grid = Grid.of(type(self).__name__, low, high, encoding.is_symmetric, fixed)
+        self._check_fit(self._title(), self._parametrization, self._layout, grid)
+        if self._parametrization == "pact":
+            self._check_begins_at_zero(points, low)
         held = AffineEncoding(
             encoding.scale.reshape(self.shape), encoding.offset.reshape(self.shape), bits,
             encoding.is_symmetric, self.granularity, encoding.num_steps, self.block_size,
@@ -222,6 +235,14 @@ class Numbers:
         self._grid = grid
         self._install(self._layout, mode, self._device())
         self._write_range(*ends)
+
+    def _check_begins_at_zero(self, point: Tensor, qmin: int | None = None) -> None:
+        qmin = self._grid.qmin if qmin is None else qmin
+        if not bool((point == qmin).all()):
+            raise ValueError(
+                f"{self._title()}: the range has zero point {point.flatten()[:4].tolist()} on a grid from {qmin}, expected "
+                f"a range that begins at 0, zero point {qmin}, for parametrization 'pact'."
+            )
 
     def _read_end(self, name: str, value: Tensor | float | Sequence[float]) -> Tensor:
         device = self._device()
@@ -237,19 +258,20 @@ class Numbers:
 
     @torch.no_grad()
     def _write_range(self, low: Tensor, high: Tensor) -> None:
-        if self._parametrization == "min_max":
-            self.min.copy_(low)
-            self.max.copy_(high)
-            self._initialized, self._unseen = True, False
-            self._refresh()
-        else:
+        if self._parametrization == "scale_zero_point":
             grid = self._grid
             self._write_affine(*_ops.encode_affine(low, high, grid.qmin, grid.qmax, grid.symmetric, grid.zero_point))
+            return
+        if self._parametrization == "min_max":
+            self.min.copy_(low)
+        self.max.copy_(high)
+        self._initialized, self._unseen = True, False
+        self._refresh()
 
     @torch.no_grad()
     def _write_affine(self, scale: Tensor, point: Tensor) -> None:
         grid = self._grid
-        if self._parametrization == "min_max":
+        if self._parametrization != "scale_zero_point":
             self._write_range((grid.qmin - point) * scale, (grid.qmax - point) * scale)
             return
         self.scale.copy_(scale)

@@ -122,6 +122,7 @@ class Saving:
         layout = Layout.of(prefix[:-1], state["shape"], state["block_size"])
         grid = Grid.of(prefix[:-1], state["qmin"], state["qmax"], state["symmetric"], state["zero_point"])
         self._check_options(prefix[:-1], state["mode"], parametrization, grad_scale)
+        self._check_fit(prefix[:-1], parametrization, layout, grid)
         clip = tensors.get(prefix + "clip")
         for name in PARAMETERS[parametrization]:
             value = tensors.get(prefix + name)

@@ -60,6 +60,97 @@ def test_dampening_loss_is_the_formula(block_size):
     assert qat.dampening_loss(sim).item() == 0
 
 
+# --- freezing what oscillates -----------------------------------------------------------------------------------------
+
+
+def frozen_by_paper(walk, scale, threshold, momentum):
+    """Nagel 2022, algorithm 1, weight by weight in float64: the weights after each step, and which are frozen."""
+    codes = [[min(max(round(w / s), -4), 3) for w in row] for row, s in zip(walk[0], scale)]
+    places = [(i, j) for i in range(len(codes)) for j in range(len(codes[0]))]
+    held = {(i, j): dict(code=codes[i][j], average=codes[i][j], f=0.0, up=0, frozen=False) for i, j in places}
+    result = []
+    for weights in walk[1:]:
+        for (i, j), h in held.items():
+            if h["frozen"]:
+                continue
+            code = min(max(round(weights[i][j] / scale[i]), -4), 3)
+            change = (code > h["code"]) - (code < h["code"])
+            h["f"] = momentum * (change * h["up"] < 0) + (1 - momentum) * h["f"]
+            h["average"] = momentum * code + (1 - momentum) * h["average"]
+            h["code"], h["up"] = code, change or h["up"]
+            if h["f"] > threshold:
+                h["frozen"], h["average"] = True, round(h["average"])
+        result.append([scale[i] * held[i, j]["average"] if held[i, j]["frozen"] else weights[i][j] for i, j in places])
+    return result, [held[place]["frozen"] for place in places]
+
+
+def weighted(block_size=None):
+    """A simulated layer whose weight has 3 bits and a range of its own."""
+    sim = QuantizationSimModel(nn.Linear(8, 4, bias=False), torch.randn(2, 8), default_param_bw=3)
+    quantizer = QuantizeDequantize((4, 1) if block_size is None else (4, 2), 3, True, block_size=block_size)
+    quantizer.set_range(-0.5, 0.375)
+    sim.model.param_quantizers["weight"] = quantizer
+    return sim, quantizer
+
+
+@pytest.mark.parametrize("block_size", [None, (1, 4)])
+def test_freezing_is_the_papers_algorithm(block_size):
+    sim, _ = weighted(block_size)
+    walk = 0.2 * torch.randn(80, 4, 8) * torch.rand(4, 8) + 0.3 * torch.randn(4, 8)
+    with torch.no_grad():
+        sim.model.weight.copy_(walk[0])
+    freezer = qat.OscillationFreezer(sim, threshold=0.27, momentum=0.05)
+    expected, frozen = frozen_by_paper(walk.tolist(), [0.125] * 4, 0.27, 0.05)
+    for step, weights in enumerate(walk[1:]):
+        with torch.no_grad():
+            sim.model.weight.copy_(weights)
+        freezer.step()
+        torch.testing.assert_close(sim.model.weight.flatten(), torch.tensor(expected[step]), rtol=0, atol=1e-6)
+    (mask,) = freezer.frozen().values()
+    assert mask.flatten().tolist() == frozen and 0.1 < freezer.share().item() < 0.9
+
+
+def test_frozen_weights_move_with_their_scale_alone():
+    sim, quantizer = weighted()
+    with torch.no_grad():
+        sim.model.weight.fill_(0.2)
+    freezer = qat.OscillationFreezer(sim, threshold=0.0, momentum=1.0)
+    for value in (0.05, 0.2):  # codes 2, 0, 2
+        assert freezer.share() == 0
+        with torch.no_grad():
+            sim.model.weight.fill_(value)
+        freezer.step()
+    assert freezer.share() == 1 and torch.equal(sim.model.weight, torch.full((4, 8), 0.25))
+    quantizer.set_range(-1.0, 0.75)
+    with torch.no_grad():
+        sim.model.weight.fill_(9.0)
+    freezer.threshold = 1.0
+    freezer.step()
+    assert torch.equal(sim.model.weight, torch.full((4, 8), 0.5))
+    assert torch.equal(quantizer(sim.model.weight), sim.model.weight)
+    quantizer.enabled = False
+    with torch.no_grad():
+        sim.model.weight.fill_(9.0)
+    freezer.step()
+    assert (sim.model.weight == 9).all()
+
+
+def test_wrong_freezers():
+    sim = simulated("learned")
+    for wrong in (dict(threshold=-1.0), dict(threshold=math.nan), dict(threshold=0.1, momentum=0.0)):
+        with pytest.raises(ValueError, match="expected a number"):
+            qat.OscillationFreezer(sim, **wrong)
+    with pytest.raises(ValueError, match="expected a calibrated sim"):
+        qat.OscillationFreezer(QuantizationSimModel(Residual(), torch.randn(2, 6), SCHEMES["learned"]), threshold=0.1)
+    freezer, other = qat.OscillationFreezer(sim, threshold=0.1), qat.OscillationFreezer(weighted()[0], threshold=0.2)
+    with pytest.raises(ValueError, match="only in the state|not in the state"):
+        freezer.load_state_dict(other.state_dict())
+    state = freezer.state_dict()
+    state["weights"]["head.param_quantizers.weight"]["code"] = torch.zeros(2)
+    with pytest.raises(ValueError, match=r"code of head.param_quantizers.weight has shape \(2,\), expected \(3, 8\)"):
+        qat.OscillationFreezer(nn.DataParallel(sim.model), threshold=0.3).load_state_dict(state)
+
+
 # --- the guard --------------------------------------------------------------------------------------------------------
 
 
@@ -117,12 +208,15 @@ def _trained(mode, steps, checkpoint=None):
         sim = QuantizationSimModel(model, data[:2], SCHEMES[mode])
         sim.model.load_state_dict(checkpoint["model"])
     optimizer = torch.optim.AdamW(qat.parameter_groups(sim, lr=1e-2, range_lr=1e-3, weight_decay=1e-2))
+    freezer = qat.OscillationFreezer(sim, threshold=0.2, momentum=0.3)
     if checkpoint is not None:
         optimizer.load_state_dict(checkpoint["optimizer"])
+        freezer.load_state_dict(checkpoint["freezer"])
     for number in steps:
         torch.manual_seed(100 + number)
         step(sim, optimizer, torch.randn(32, 6), torch.randint(3, (32,)))
-    return {"model": sim.model.state_dict(), "optimizer": optimizer.state_dict()}
+        freezer.step()
+    return {"model": sim.model.state_dict(), "optimizer": optimizer.state_dict(), "freezer": freezer.state_dict()}
 
 
 def test_resuming_in_a_new_process_is_bit_exact(tmp_path):

@@ -1,6 +1,7 @@
 """Training a simulation model: what to hand the optimizer, how ranges are trained, and what to watch."""
 
 from .debug import nan_guard
+from .freezing import OscillationFreezer
 from .groups import parameter_groups
 from .losses import dampening_loss, distillation_loss
 from .lsq import LsqObserver, use_lsq
@@ -9,6 +10,7 @@ from .pact import use_pact
 
 __all__ = [
     "LsqObserver",
+    "OscillationFreezer",
     "dampening_loss",
     "distillation_loss",
     "freeze_batch_norm",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from torch import nn
+from torch import Tensor, nn
 
+from ..distributed import unwrap
 from ..quantizers import AffineQuantizer
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ def model_of(owner: str, sim: QuantizationSimModel | nn.Module) -> nn.Module:
     model = getattr(sim, "model", sim) if not isinstance(sim, nn.Module) else sim
     if not isinstance(model, nn.Module):
         raise TypeError(f"{owner}: got a {type(sim).__name__}, expected a QuantizationSimModel or a module.")
-    return model
+    return unwrap(model)
 
 
 def named_quantizers(owner: str, sim: QuantizationSimModel | nn.Module) -> list[tuple[str, AffineQuantizer]]:
@@ -34,3 +35,10 @@ def named_quantizers(owner: str, sim: QuantizationSimModel | nn.Module) -> list[
 def changeable(owner: str, sim: QuantizationSimModel | nn.Module) -> list[AffineQuantizer]:
     """Those whose encodings are not frozen for good (``allow_overwrite(False)``)."""
     return [quantizer for _, quantizer in named_quantizers(owner, sim) if quantizer._overwritable]
+
+
+def spread(quantizer: AffineQuantizer, values: Tensor) -> Tensor:
+    """One value per scale, so that they broadcast against the parameter that the quantizer rounds."""
+    for dim, block in enumerate(quantizer._concrete_blocks() or ()):
+        values = values.repeat_interleave(block, dim) if block > 1 and values.shape[dim] > 1 else values
+    return values

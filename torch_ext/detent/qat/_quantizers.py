@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from ..distributed import unwrap
-from ..quantizers import AffineQuantizer
+from ..quantizers import Quantizer
 
 if TYPE_CHECKING:
     from ..quantsim import QuantizationSimModel
@@ -20,10 +20,10 @@ def model_of(owner: str, sim: QuantizationSimModel | nn.Module) -> nn.Module:
     return unwrap(model)
 
 
-def named_quantizers(owner: str, sim: QuantizationSimModel | nn.Module) -> list[tuple[str, AffineQuantizer]]:
+def named_quantizers(owner: str, sim: QuantizationSimModel | nn.Module) -> list[tuple[str, Quantizer]]:
     """Every quantizer, once; at least one."""
     model = model_of(owner, sim)
-    found = [(name, module) for name, module in model.named_modules() if isinstance(module, AffineQuantizer)]
+    found = [(name, module) for name, module in model.named_modules() if isinstance(module, Quantizer)]
     if not found:
         raise ValueError(
             f"{owner}: the {type(model).__name__} holds no quantizers, expected a quantized model. Build a "
@@ -32,12 +32,12 @@ def named_quantizers(owner: str, sim: QuantizationSimModel | nn.Module) -> list[
     return found
 
 
-def changeable(owner: str, sim: QuantizationSimModel | nn.Module) -> list[AffineQuantizer]:
+def changeable(owner: str, sim: QuantizationSimModel | nn.Module) -> list[Quantizer]:
     """Those whose encodings are not frozen for good (``allow_overwrite(False)``)."""
     return [quantizer for _, quantizer in named_quantizers(owner, sim) if quantizer._overwritable]
 
 
-def spread(quantizer: AffineQuantizer, values: Tensor) -> Tensor:
+def spread(quantizer: Quantizer, values: Tensor) -> Tensor:
     """One value per scale, so that they broadcast against the parameter that the quantizer rounds."""
     for dim, block in enumerate(quantizer._concrete_blocks() or ()):
         values = values.repeat_interleave(block, dim) if block > 1 and values.shape[dim] > 1 else values

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..distributed import check_whole
-from ..quantizers import AffineQuantizer
+from ..quantizers import AffineQuantizer, Quantizer
 from ._quantizers import model_of, named_quantizers, spread
 
 if TYPE_CHECKING:
@@ -148,9 +148,11 @@ class OscillationFreezer:
                 tensor.copy_(given[name][key])
 
 
-def _weight(quantizer: AffineQuantizer) -> nn.Parameter | None:
-    """The parameter that a quantizer rounds now; ``None`` where it rounds none."""
-    weight = quantizer._source.tensor() if quantizer._source is not None else None
+def _weight(quantizer: Quantizer) -> nn.Parameter | None:
+    """The parameter that a quantizer rounds to integers now; ``None`` where it rounds none."""
+    if not isinstance(quantizer, AffineQuantizer) or quantizer._source is None:
+        return None
+    weight = quantizer._source.tensor()
     rounded = isinstance(weight, nn.Parameter) and quantizer.enabled and quantizer.is_initialized()
     return weight if rounded and weight.requires_grad else None
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..quantizers import AffineQuantizer
+from ..quantizers import Quantizer
 from ._quantizers import named_quantizers, spread
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def dampening_loss(sim: QuantizationSimModel | nn.Module) -> Tensor:
     return torch.stack(terms).sum() if terms else torch.zeros(())
 
 
-def _distance_to_grid(quantizer: AffineQuantizer, weight: Tensor) -> Tensor:
+def _distance_to_grid(quantizer: Quantizer, weight: Tensor) -> Tensor:
     with torch.no_grad():
         rounded = quantizer(weight)
         low, high = (spread(quantizer, end).to(weight.dtype) for end in (quantizer.get_min(), quantizer.get_max()))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from ..defs import Granularity
+from ..quantizers import AffineQuantizer
 from ._quantizers import named_quantizers
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ def use_pact(sim: QuantizationSimModel | nn.Module) -> list[str]:
     """
     found = [
         (name, quantizer) for name, quantizer in named_quantizers("use_pact", sim)
-        if quantizer._source is None and quantizer._overwritable and not quantizer._unseen
+        if isinstance(quantizer, AffineQuantizer) and quantizer._source is None
+        and quantizer._overwritable and not quantizer._unseen
     ]  # fmt: skip
     for name, quantizer in found:
         if quantizer.enabled and not quantizer.is_initialized():

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from harness import environment
 from torch import Tensor, nn
 
 from detent import QuantizationSimModel, qat
@@ -70,12 +71,17 @@ def table(title: str, rows: dict[str, list[float]], seeds: list[int]) -> str:
     return "\n".join(lines)
 
 
-def finish(name: str, title: str, per_seed: list[dict[str, float]], settings: dict, machine: dict, seconds: float) -> None:
-    """Print the table; write it, the settings and the machine to ``settings["out"]``."""
-    rows = {row: [found[row] for found in per_seed] for row in per_seed[0]}
-    print("\n" + table(title, rows, settings["seeds"]))
+def run(name: str, title: str, one_seed: Callable[[int], dict[str, float]], settings: dict) -> None:
+    """Print the table of all seeds; write it, the settings and the machine to ``settings["out"]`` after each."""
+    started, machine, rows, seeds = time.perf_counter(), environment("cpu"), {}, []
     folder: Path = settings.pop("out")
     folder.mkdir(parents=True, exist_ok=True)
-    result = {"settings": settings, "environment": machine, "seconds": seconds, "accuracy": rows}
-    (folder / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    for seed in settings["seeds"]:
+        for row, value in one_seed(seed).items():
+            rows.setdefault(row, []).append(value)
+        seeds.append(seed)
+        seconds = time.perf_counter() - started
+        result = {"settings": {**settings, "seeds": seeds}, "environment": machine, "seconds": seconds, "accuracy": rows}
+        (folder / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    print("\n" + table(title, rows, seeds))
     print(f"{seconds:.0f} s; {name}.json written")

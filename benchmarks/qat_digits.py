@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from accuracy import finish, groups, rows_of_seed
-from harness import environment
+from accuracy import groups, rows_of_seed, run
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
@@ -68,11 +66,8 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
 
 def main(given: list[str] | None = None) -> None:
     options = arguments(given)
-    started = time.perf_counter()
     torch.set_num_threads(1)
-    machine = environment("cpu")
-    per_seed = [one_seed(options, seed) for seed in options.seeds]
-    finish("qat_digits", "digits, held out, %", per_seed, vars(options), machine, time.perf_counter() - started)
+    run("qat_digits", "digits, held out, %", lambda seed: one_seed(options, seed), dict(vars(options)))
 
 
 if __name__ == "__main__":

@@ -15,14 +15,12 @@ import io
 import os
 import sys
 import tarfile
-import time
 from pathlib import Path
 
 import numpy
 import torch
 import torch.nn.functional as F
-from accuracy import finish, groups, rows_of_seed
-from harness import environment
+from accuracy import groups, rows_of_seed, run
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -138,7 +136,7 @@ def one_seed(model: nn.Module, data: dict, options: argparse.Namespace, seed: in
 
 def arguments(given: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=100, help="further training steps")
+    parser.add_argument("--steps", type=int, default=60, help="further training steps")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=0.01, help="of the weights; falls to 0 along a cosine")
     parser.add_argument("--range-lr", type=float, default=None, help="of the ranges; the weights' if not given")
@@ -155,18 +153,15 @@ def main(given: list[str] | None = None) -> None:
     archive, weights = folder / "cifar10_jpeg.tar.xz", folder / "resnet20_cifar10_jpeg.safetensors"
     if not (archive.is_file() and weights.is_file()):
         sys.exit(f"DETENT_DATA is {str(folder)!r}, expected a folder with {archive.name} and {weights.name}.")
-    started = time.perf_counter()
     torch.set_num_threads(options.threads)
-    machine = environment("cpu")
     model = ResNet20()
     model.load_state_dict(load_file(weights))
     data = load_images(archive)
     every = max(len(data["test"][1]) // options.images, 1)
     data["test"] = tuple(part[::every] for part in data["test"])
     print(f"read {len(data['train'][1])} and {len(data['test'][1])} images", flush=True)
-    per_seed = [one_seed(model, data, options, seed) for seed in options.seeds]
     settings = {**vars(options), "images": len(data["test"][1])}
-    finish("qat_resnet20", "CIFAR-10 top-1, %", per_seed, settings, machine, time.perf_counter() - started)
+    run("qat_resnet20", "CIFAR-10 top-1, %", lambda seed: one_seed(model, data, options, seed), settings)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ..distributed import unwrap
 from ..quantizers import Quantizer
@@ -32,9 +33,20 @@ def named_quantizers(owner: str, sim: QuantizationSimModel | nn.Module) -> list[
     return found
 
 
-def changeable(owner: str, sim: QuantizationSimModel | nn.Module) -> list[Quantizer]:
-    """Those whose encodings are not frozen for good (``allow_overwrite(False)``)."""
-    return [quantizer for _, quantizer in named_quantizers(owner, sim) if quantizer._overwritable]
+def changeable(owner: str, sim: QuantizationSimModel | nn.Module) -> list[tuple[str, Quantizer]]:
+    """Those whose encodings are not frozen for good (``allow_overwrite(False)``), before what they train changes.
+
+    Raises:
+        RuntimeError: DistributedDataParallel waits for the gradients of the parameters that it found, and for no others.
+    """
+    model = getattr(sim, "model", sim) if not isinstance(sim, nn.Module) else sim
+    if isinstance(model, nn.Module) and any(isinstance(module, DistributedDataParallel) for module in model.modules()):
+        raise RuntimeError(
+            f"{owner}: the model is wrapped in DistributedDataParallel, which reduces the gradients of the parameters that "
+            "trained when it was made, expected the bare model. Set sim.model = sim.model.module, change the ranges, and "
+            "wrap it anew."
+        )
+    return [(name, quantizer) for name, quantizer in named_quantizers(owner, sim) if quantizer._overwritable]
 
 
 def spread(quantizer: Quantizer, values: Tensor) -> Tensor:

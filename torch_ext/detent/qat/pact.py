@@ -8,7 +8,7 @@ from torch import nn
 
 from ..defs import Granularity
 from ..quantizers import AffineQuantizer
-from ._quantizers import named_quantizers
+from ._quantizers import changeable
 
 if TYPE_CHECKING:
     from ..quantsim import QuantizationSimModel
@@ -31,7 +31,8 @@ def use_pact(sim: QuantizationSimModel | nn.Module) -> list[str]:
     Returns:
         Names of the quantizers with PACT's rule.
     Raises:
-        RuntimeError: An activation that is on has no range yet, so nobody knows where it begins. Nothing has changed.
+        RuntimeError: An activation that is on has no range yet, so nobody knows where it begins; or the model is wrapped
+            in DistributedDataParallel. Nothing has changed.
         ValueError: There are no quantizers.
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -43,9 +44,8 @@ def use_pact(sim: QuantizationSimModel | nn.Module) -> list[str]:
         True
     """
     found = [
-        (name, quantizer) for name, quantizer in named_quantizers("use_pact", sim)
-        if isinstance(quantizer, AffineQuantizer) and quantizer._source is None
-        and quantizer._overwritable and not quantizer._unseen
+        (name, quantizer) for name, quantizer in changeable("use_pact", sim)
+        if isinstance(quantizer, AffineQuantizer) and quantizer._source is None and not quantizer._unseen
     ]  # fmt: skip
     for name, quantizer in found:
         if quantizer.enabled and not quantizer.is_initialized():

@@ -80,7 +80,7 @@ class QuantizeDequantize(AffineQuantizer):
         order. So max is handed over as a part of the zero point that is 0, and x from max on as infinite.
         """
         low, high = self._ends()
-        if not torch.is_grad_enabled():
+        if not (high.requires_grad and torch.is_grad_enabled()):
             return self._with_range(x, low, high)
         if x.dtype == torch.float64:  # the arithmetic of float64 data is float64 throughout
             low, high = low.double(), high.double()

@@ -108,9 +108,10 @@ def test_parametrization_goes_both_ways():
             quantizer.parametrization = "log"
 
 
-def test_lsq_state_and_encodings_load_into_a_fresh_sim(tmp_path):
+@pytest.mark.parametrize("mode", ["lsq", "pact"])
+def test_state_and_encodings_load_into_a_fresh_sim(mode, tmp_path):
     model, data = Residual(), torch.randn(64, 6)
-    sim = simulated("lsq", model=model, data=data)
+    sim = simulated(mode, model=model, data=data)
     optimizer = torch.optim.Adam(qat.parameter_groups(sim, lr=1e-2))
     for _ in range(3):
         step(sim, optimizer, data, torch.randint(3, (64,)))
@@ -119,14 +120,16 @@ def test_lsq_state_and_encodings_load_into_a_fresh_sim(tmp_path):
     fresh = QuantizationSimModel(model, data[:1])
     fresh.model.load_state_dict(sim.model.state_dict())
     assert torch.equal(fresh.model.eval()(data), expected)
-    assert [(q.grad_scale, q.mode) for q in fresh.quantizers()] == [("lsq", "learned")] * len(list(sim.quantizers()))
-    sim.save_encodings_to_json(tmp_path, "lsq")
-    sim.load_encodings(tmp_path / "lsq.json")
+    held, ours = ([(q.grad_scale, q.mode, q.parametrization) for q in s.quantizers()] for s in (fresh, sim))
+    assert held == ours and (mode != "lsq" or set(held) == {("lsq", "learned", "scale_zero_point")})
+    sim.save_encodings_to_json(tmp_path, mode)
+    sim.load_encodings(tmp_path / f"{mode}.json")
     torch.testing.assert_close(sim.model(data), expected)
 
 
-def test_lsq_is_what_export_freezes():
-    sim, x = simulated("lsq"), torch.randn(8, 6)
+@pytest.mark.parametrize("mode", ["lsq", "pact"])
+def test_export_freezes_what_trains(mode):
+    sim, x = simulated(mode), torch.randn(8, 6)
     frozen, _ = freeze(sim, 0)
     assert torch.equal(frozen(x), sim.model.eval()(x))
 
@@ -212,6 +215,18 @@ def test_pact_recovers_from_any_bound():
             (quantizer(x) - x).square().mean().backward()
             optimizer.step()
         assert (quantizer(x) - x).square().mean() < 0.01, start
+
+
+def test_pact_sums_in_one_order_whatever_the_threads():
+    x, g = torch.rand(300_001), torch.randn(300_001)
+    sums = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        quantizer = QuantizeDequantize((), 4, False, parametrization="pact")
+        quantizer.set_range(0.0, 0.5)
+        quantizer(x).backward(g)
+        sums.append(quantizer.max.grad)
+    assert torch.equal(sums[0], sums[1]) and torch.equal(sums[0], sums[2])
 
 
 def test_pact_compiles_in_one_graph():

@@ -43,6 +43,7 @@ def use_lsq(sim: QuantizationSimModel | nn.Module, *, initialization: str | None
             what it would have computed.
     Raises:
         ValueError: ``initialization`` is none of these, or there are no quantizers. Nothing has changed.
+        RuntimeError: The model is wrapped in DistributedDataParallel. Nothing has changed.
     Example:
         >>> sim = detent.QuantizationSimModel(nn.Linear(4, 2), torch.randn(1, 4))
         >>> use_lsq(sim)
@@ -53,7 +54,7 @@ def use_lsq(sim: QuantizationSimModel | nn.Module, *, initialization: str | None
     """
     if initialization is not None:
         _check("use_lsq", initialization)
-    for quantizer in changeable("use_lsq", sim):
+    for _, quantizer in changeable("use_lsq", sim):
         if not isinstance(quantizer, AffineQuantizer):
             continue
         quantizer.parametrization = "scale_zero_point"

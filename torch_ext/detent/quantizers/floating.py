@@ -294,6 +294,9 @@ class FloatQuantizeDequantize(FloatAimetNames, Quantizer):
         format = self._format
         return _ops.float_cast(x, scale, format.mantissa_bits, format.min_exponent, format.max, axis, blocks)
 
+    def _type_in_words(self) -> str:
+        return f"in {self._format}"
+
     def _grid_in_words(self) -> str:
         return str(self._format)
 

@@ -154,7 +154,7 @@ def test_names_of_properties():
 
 def test_float_encodings_are_maxval_and_bits():
     observer = Q.encoding_analyzer.MinMaxEncodingAnalyzer((4, 1))
-    quantizer = Q.float.FloatQuantizeDequantize(exponent_bits=4, mantissa_bits=3, finite=True, encoding_analyzer=observer)
+    quantizer = Q.float.FloatQuantizeDequantize(4, 3, finite=True, encoding_analyzer=observer)
     assert quantizer.get_encodings() is None and quantizer.get_legacy_encodings() is None
     x = torch.randn(4, 9)
     with quantizer.compute_encodings():

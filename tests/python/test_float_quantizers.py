@@ -505,13 +505,16 @@ def test_hostile_entries_are_refused_and_change_nothing(change, message):
     "content, message",
     [
         ({"version": "2.0.0", "encodings": [{"name": "output_0", "output_dtype": "float7"}]}, "is a float of 7 bits"),
-        ({"version": "2.0.0", "encodings": [{"name": "output_0", "output_dtype": "float8e9m9", "y_scale": 1.0}]}, "output_dtype is"),
+        (
+            {"version": "2.0.0", "encodings": [{"name": "weight", "output_dtype": "float8e9m9", "y_scale": 1.0}]},
+            "output_dtype is",
+        ),
         (
             {"version": "2.0.0", "encodings": [{"name": "output_0", "output_dtype": "float16", "y_zero_point": 0}]},
             "has y_zero_point, expected none",
         ),
         (
-            {"version": "2.0.0", "encodings": [{"name": "weight", "output_dtype": "float8e5m2", "y_scale": [1.0, 2.0]}]},
+            {"version": "2.0.0", "encodings": [{"name": "weight", "output_dtype": "float8e5m2", "y_scale": [1.0]}]},
             "lacks axis",
         ),
         (

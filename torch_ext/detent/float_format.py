@@ -81,7 +81,8 @@ class FloatFormat:
             if known == self:
                 return name
         odd = {"finite": self.finite, "unsigned zero": self.unsigned_zero, "no NaN": not self.nan}
-        return ", ".join([f"e{self.exponent_bits}m{self.mantissa_bits}", *(name for name, is_so in odd.items() if is_so)])
+        bits = f"e{self.exponent_bits}m{self.mantissa_bits}"
+        return ", ".join([bits, *(name for name, is_so in odd.items() if is_so)])
 
     @property
     def bits(self) -> int:

@@ -19,8 +19,9 @@ __all__ = ["Spec", "blocks", "channels"]
 class Spec:
     """Grid, scales and constraints of a quantizer.
 
-    ``type``: the bits of an integer grid, or a float format, for which symmetry says nothing. ``strict``: a symmetric grid without its lowest code. ``unsigned``: a symmetric range without negative numbers takes
-    the grid from 0. ``fixed``: the ends of a range that calibration and training leave alone.
+    ``type``: the bits of an integer grid, or a float format, for which symmetry says nothing. ``strict``: a symmetric
+    grid without its lowest code. ``unsigned``: a symmetric range without negative numbers takes the grid from 0.
+    ``fixed``: the ends of a range that calibration and training leave alone.
     """
 
     type: int | FloatFormat
@@ -38,7 +39,7 @@ class Spec:
         return Bits(self.type.bits, "float") if is_float else Bits(self.type)
 
     def make(self, mode: str, device: torch.device, unlearned: str = "fixed") -> Quantizer:
-        """A quantizer without a range, but for a fixed one; ``unlearned`` is the mode of one that has nothing to learn."""
+        """A quantizer without a range, but for a fixed one; ``unlearned``: the mode of one that has nothing to learn."""
         if isinstance(self.type, FloatFormat):
             return self._make_float(unlearned, device)
         fixed = self.fixed

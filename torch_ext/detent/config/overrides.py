@@ -29,8 +29,8 @@ def type_of(where: str, given: object) -> int | FloatFormat:
             raise ValueError(f"{where}: {error}") from None
     if given is None or not _integer(given, 2, 32):
         raise ValueError(
-            f"{where} is {given!r}, expected an integer from 2 to 32, or a float format: a FloatFormat, a torch type or "
-            "its name."
+            f"{where} is {given!r}, expected an integer from 2 to 32, or a float format: a FloatFormat, a torch type "
+            "or its name."
         )
     return given
 

@@ -139,11 +139,11 @@ def _same(first: Encoding, second: Encoding) -> bool:
             return (encoding.format,)
         return encoding.bitwidth, encoding.is_symmetric, encoding.num_steps, getattr(encoding, "decompressed_bw", None)
 
-    def equal(name: str) -> bool:
-        parts = [getattr(encoding, name, None) for encoding in (first, second)]
-        return parts[0] is parts[1] or (None not in map(type, parts) and torch.equal(*(part.flatten() for part in parts)))
+    def numbers(encoding: Encoding) -> list[list[float]]:
+        held = (getattr(encoding, name, None) for name in ("scale", "offset"))
+        return [tensor.flatten().tolist() for tensor in held if tensor is not None]
 
-    return first is second or (grid(first) == grid(second) and equal("scale") and equal("offset"))
+    return first is second or (grid(first) == grid(second) and numbers(first) == numbers(second))
 
 
 def _check_layout(target: _Target) -> None:

@@ -20,7 +20,6 @@ from typing import Any
 
 from ..defs import Granularity
 from . import checking, text
-from .affine import AffineEncoding
 from .floating import Encoding, FloatEncoding, format_of, said_of, scales_of
 
 __all__ = ["VERSION", "encoding_of", "entry_of", "from_dict", "read", "to_dict", "write"]

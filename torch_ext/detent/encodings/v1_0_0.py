@@ -7,7 +7,7 @@
 
 ``offset`` is ``qmin - zero_point``. An entry has seven keys, with blocks also ``block_size``.
 A float format is ``{"name": "h", "enc_type": "PER_TENSOR", "dtype": "FLOAT", "bw": 16}``, with ``exponent_bits``,
-``mantissa_bits`` and what else is odd where the bits alone stand for another format, and ``scale`` where there are some.
+``mantissa_bits`` and what else is odd where the bits alone stand for another format, and ``scale`` where there is one.
 Grouped blocks are LPBQ: ``bw`` is the decompressed bitwidth, ``scale`` and ``offset`` are those of the channels, and
 ``compressed_bw``, ``block_size`` and ``per_block_int_scale`` (channel by channel) say the rest.
 """
@@ -20,7 +20,6 @@ from typing import Any
 
 from ..defs import Granularity
 from . import checking, text
-from .affine import AffineEncoding
 from .floating import Encoding, FloatEncoding, format_of, said_of, scales_of
 from .grouped import GroupedBlockEncoding, check_writable, grouped
 

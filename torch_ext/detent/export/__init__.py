@@ -27,8 +27,8 @@ def export_sim(
     """Write a calibrated simulation model for a runtime.
 
     ==================================  ===============================================================================
-    ``prefix_qdq.onnx``                 QuantizeLinear/DequantizeLinear where the simulation rounds, Casts for float16 and
-                                        bfloat16; parameters as their codes (int8, int4 for 4 bits, float8, float16;
+    ``prefix_qdq.onnx``                 QuantizeLinear/DequantizeLinear where the simulation rounds, Casts for float16
+                                        and bfloat16; parameters as their codes (int8, int4 for 4 bits, float8, float16;
                                         rounded floats where no type fits). What ONNX has no type for, such as 20 bits
                                         or ``FloatFormat(3, 4)``, is written as a formula of elementary operators
     ``prefix.onnx``                     the same graph without them, parameters in float
@@ -42,8 +42,8 @@ def export_sim(
     as in torch; inputs and outputs of the model keep their own names. Weights of a gigabyte and more go to
     ``<file>.data``.
 
-    ONNX Runtime computes the same numbers; three of its options matter. With graph optimizations it runs 8-bit layers in
-    integer arithmetic, and on an x86 CPU without VNNI these sums saturate unless the session option
+    ONNX Runtime computes the same numbers; three of its options matter. With graph optimizations it runs 8-bit layers
+    in integer arithmetic, and on an x86 CPU without VNNI these sums saturate unless the session option
     ``session.x64quantprecision`` is ``"1"``. Weights that have no Q/DQ, beside activations that do, it rounds to 8 bits
     of its own accord unless ``session.disable_quant_qdq`` is ``"1"``. ``ORT_DISABLE_ALL`` keeps the float arithmetic of
     the simulation.

@@ -34,8 +34,8 @@ class FloatNodes:
             )
         dtype = ir.DataType.DOUBLE if x.dtype == ir.DataType.DOUBLE else ir.DataType.FLOAT
         chain = _Chain(self, graph, name, x, dtype)
-        scale = chain.constant(q.scale.reshape(() if axis is None else (-1,) + (1,) * (-axis - 1)))
         if q.scaled:
+            scale = chain.constant(q.scale.reshape(() if axis is None else (-1,) + (1,) * (-axis - 1)))
             chain.add("Div", scale)
         value = chain.add("Clip", -format.max, format.max)
         size = chain.add("Abs")
@@ -66,7 +66,7 @@ class _Chain:
         self._constants: dict[object, ir.Value] = {}
         self.nodes: list[ir.Node] = []
         self.last = x
-        if x.dtype not in (dtype, None):
+        if x.dtype is not None:
             self.cast(dtype)
 
     def constant(self, value: float | torch.Tensor) -> ir.Value:
@@ -93,15 +93,15 @@ class _Chain:
         return self.node(op, self.last, *inputs)
 
     def cast(self, dtype: ir.DataType) -> None:
+        if self.last.dtype == dtype:
+            return
         made = ir.node("Cast", [self.last], {"to": dtype})
         made.outputs[0].shape, made.outputs[0].dtype = self._x.shape, dtype
         self.nodes.append(made)
         self.last = made.outputs[0]
 
     def finish(self, result: ir.Value) -> list[ir.Node]:
-        wanted = self._dtype if self._x.dtype is None else self._x.dtype
-        if self.last.dtype != wanted:
-            self.cast(wanted)
+        self.cast(self._dtype if self._x.dtype is None else self._x.dtype)
         self.last.shape = result.shape
         self.last.name = self._rewriter._fresh(f"{self._name}_dq")
         return self.nodes

@@ -2,8 +2,8 @@
 
 The exporter leaves one ``detent::FakeQuantize`` node per quantizer call (see :mod:`detent.export.onnx`), which names
 its quantizer by a number. :class:`QdqRewriter` turns each into standard operators: an initializer of codes and
-DequantizeLinear for a parameter, QuantizeLinear and DequantizeLinear for an activation, Casts for 16-bit floats. :meth:`QdqRewriter.strip` then
-removes them from the same graph, so that both files share every name.
+DequantizeLinear for a parameter, QuantizeLinear and DequantizeLinear for an activation, Casts for 16-bit floats.
+:meth:`QdqRewriter.strip` then removes them from the same graph, so that both files share every name.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ class QdqRewriter(FloatNodes):
             nodes.append(_node("Clip", [y, *ends], like=y))
             y = nodes[-1].outputs[0]
         if isinstance(q, FloatQuantization) and _clamped_before(x):
-            # ONNX Runtime (1.32) drops a Relu or Clip in front of a float8 QuantizeLinear, as if 0 were its lowest code.
+            # ONNX Runtime (1.32) drops a Relu or Clip in front of a float8 QuantizeLinear as if 0 were its lowest code.
             lowest = ir.Tensor(np.array(np.finfo(np.float32).min))
             nodes.append(_node("Max", [y, self._initializer(graph, self._fresh(f"{name}_lowest"), lowest)], like=y))
             y = nodes[-1].outputs[0]

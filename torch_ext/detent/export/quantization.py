@@ -39,7 +39,11 @@ _FLOATS = {
     NAMED["float8_e4m3fnuz"]: ir.DataType.FLOAT8E4M3FNUZ,
     NAMED["float8_e5m2fnuz"]: ir.DataType.FLOAT8E5M2FNUZ,
 }
-_CASTS = {NAMED["float16"]: ir.DataType.FLOAT16, NAMED["bfloat16"]: ir.DataType.BFLOAT16}
+_CASTS = {
+    NAMED["float32"]: ir.DataType.FLOAT,
+    NAMED["float16"]: ir.DataType.FLOAT16,
+    NAMED["bfloat16"]: ir.DataType.BFLOAT16,
+}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -38,8 +38,8 @@ class FloatQuantizeDequantize(FloatAimetNames, Quantizer):
     are scales: ``maxval``, the largest magnitude that calibration saw, falls on the format's largest number. Numbers
     beyond either become it, infinities too; NaN stays NaN (:func:`detent.functional.float_cast`).
 
-    Percentile and moving-average observers choose ``maxval`` as they choose ranges; of the others, which weigh the steps
-    of integer grids, the extremes count.
+    Percentile and moving-average observers choose ``maxval`` as they choose ranges; of the others, which weigh the
+    steps of integer grids, the extremes count.
 
     Args:
         exponent_bits, mantissa_bits, finite, unsigned_zero: As :class:`detent.float_format.FloatFormat` takes them.
@@ -237,7 +237,7 @@ class FloatQuantizeDequantize(FloatAimetNames, Quantizer):
         )
 
     def set_encoding(self, encoding: FloatEncoding, *, requires_grad: bool | None = None) -> None:
-        """Take over an encoding: its format, and its scales or that it has none. Mode ``"dynamic"`` becomes ``"fixed"``.
+        """Take over an encoding: its format, and its scales or that it has none. The mode becomes ``"fixed"``.
 
         Args:
             encoding: Of no scales, or as many as ``shape`` has.

@@ -127,6 +127,7 @@ class QuantizationSimModel(Looking):
         forward_pass_callback_args: Any = _UNSET,
         *,
         process_group: ProcessGroup | bool = True,
+        progress: bool | None = None,
     ) -> None:
         """Find every range from a few batches of representative data.
 
@@ -139,14 +140,17 @@ class QuantizationSimModel(Looking):
                 torch.distributed's default group where one is initialized; ``False``: this process alone; or a group.
                 Every rank of it calls this, and ends with the ranges of one process that saw all the data, see
                 :func:`detent.distributed.merge_observers`.
+            progress: Whether to show, with tqdm, how many forward passes were observed and then how many ranges were
+                found. ``None``: after some seconds, where stderr is a terminal and tqdm is installed; on rank 0.
         Raises:
             Whatever the callback raises; the model is then as it was before, ranges and training flags included.
             RuntimeError: It raised on another rank, or the ranks have different quantizers; likewise.
+            ImportError: ``progress`` is ``True``, and tqdm is missing. ValueError: it is none of the three.
         """
         arguments = () if forward_pass_callback_args is _UNSET else (forward_pass_callback_args,)
         # Forwards of DistributedDataParallel wait for each other, and ranks may have more or less data.
         model = self.model.module if isinstance(self.model, DistributedDataParallel) else self.model
-        with compute_encodings(model, process_group=process_group):
+        with compute_encodings(model, process_group=process_group, progress=progress):
             forward_pass_callback(model, *arguments)
 
     def set_percentile_value(self, percentile_value: float) -> None:

@@ -238,14 +238,17 @@ class Quantizer(Calibration, Saving, AimetNames, nn.Module):
             ValueError: They do not fit ``shape``, are not finite, or ``min > max``. Nothing has changed.
         """
         low, high = self._read_end("min", min), self._read_end("max", max)
+        self._check_ends(low, high)
+        if self._dynamic:
+            self._install(self._layout, "fixed", self._device())
+        self._write_range(low, high)
+
+    def _check_ends(self, low: Tensor, high: Tensor) -> None:
         if not bool((torch.isfinite(low) & torch.isfinite(high) & (low <= high)).all()):
             raise ValueError(
                 f"{self._title()}: min is {low.flatten()[:4].tolist()} and max {high.flatten()[:4].tolist()}, expected "
                 "finite numbers with min <= max."
             )
-        if self._dynamic:
-            self._install(self._layout, "fixed", self._device())
-        self._write_range(low, high)
 
     def _read_end(self, name: str, value: Tensor | float | Sequence[float]) -> Tensor:
         device = self._device()

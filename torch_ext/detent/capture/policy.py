@@ -9,8 +9,9 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
-from ..config import Config, Kernel, OpType
+from ..config import Bits, Config, Kernel, OpType
 from ..config.overrides import NOTHING, Selected
+from ..float_format import FloatFormat
 from ..nn.table import SLOTS, is_leaf, outside_leaves
 from .graph import MOVING, Event, Graph, Read, Value
 from .reasons import EXCLUDED, OFF, Reasons
@@ -39,7 +40,7 @@ class Policy:
     Args:
         graph, modules: The dataflow, and the float model's modules by name.
         config, selected: The settings, and what its overrides say of names.
-        output_bw, param_bw: Bits where no override says otherwise.
+        output_type, param_type: Bits of integers, or a float format, where no override says otherwise.
     Raises:
         ValueError: An override matches nothing, or does not fit a parameter.
     """
@@ -50,11 +51,11 @@ class Policy:
         modules: Mapping[str, nn.Module],
         config: Config,
         selected: Selected,
-        output_bw: int,
-        param_bw: int,
+        output_type: int | FloatFormat,
+        param_type: int | FloatFormat,
     ):
         self.graph, self.modules, self.config, self.selected = graph, modules, config, selected
-        self.output_bw, self.param_bw = output_bw, param_bw
+        self.output_type, self.param_type = output_type, param_type
         selected.check(self._names())
         _warn_of_passes(config)
         self.fusions = Fusions.find(
@@ -121,7 +122,8 @@ class Policy:
 
     def _loses(self, value: Value) -> bool:
         """Whether rounding may make zeros that something divides by."""
-        return value.nearest_zero < max(_NEAR_ZERO, 1 / (2**self.output_bw - 1))
+        step = 0.0 if isinstance(self.output_type, FloatFormat) else 1 / (2**self.output_type - 1)
+        return value.nearest_zero < max(_NEAR_ZERO, step)
 
     def _wants_output(self, event: Event) -> bool:
         if event.key in self.forced:
@@ -215,7 +217,7 @@ class Policy:
             symmetric = said.output_symmetric
         fixed = self._setting(onnx_op, "encoding_constraints", None) if output else None
         return Spec(
-            said.output_bw or self.output_bw, symmetric, strict=defaults.strict_symmetric,
+            said.output_bw or self.output_type, symmetric, strict=defaults.strict_symmetric,
             unsigned=defaults.unsigned_symmetric, fixed=None if fixed is None else (fixed.min, fixed.max),
         )  # fmt: skip
 
@@ -265,7 +267,7 @@ class Policy:
         if said.block_size is not None and len(shape) > 1 and axis is not None:
             scales, block_size = blocks(f"override: {name}", shape, axis, said.block_size)
         return Spec(
-            said.param_bw or self.param_bw, bool(symmetric), scales, block_size, strict=defaults.strict_symmetric,
+            said.param_bw or self.param_type, bool(symmetric), scales, block_size, strict=defaults.strict_symmetric,
             unsigned=defaults.unsigned_symmetric,
         )  # fmt: skip
 
@@ -322,10 +324,10 @@ class Policy:
                 continue
             name = _name(event)
             weight = self._weights.get(event.path) if event.site is None else None
-            bits = self.activation(name, event.onnx_op).bitwidth, None if weight is None else weight.bitwidth
+            bits = self.activation(name, event.onnx_op).bits, None if weight is None else weight.bits
             if not any(_runs(kernel, *bits) for kernel in kernels):
-                missing[name] = f"{name} ({event.onnx_op}) has {bits[0]}-bit activations" + (
-                    "" if bits[1] is None else f" and {bits[1]}-bit parameters"
+                missing[name] = f"{name} ({event.onnx_op}) has {_in_words(bits[0])} activations" + (
+                    "" if bits[1] is None else f" and {_in_words(bits[1])} parameters"
                 )
         if missing:
             shown = "; ".join(list(missing.values())[:3]) + (" ..." if len(missing) > 3 else "")
@@ -352,10 +354,12 @@ def _warn_of_passes(config: Config) -> None:
         )
 
 
-def _runs(kernel: Kernel, activation: int, param: int | None) -> bool:
-    of_param = kernel.param
-    fits = param is None or of_param is None or (of_param.dtype == "int" and of_param.bitwidth == param)
-    return fits and kernel.activation.dtype == "int" and kernel.activation.bitwidth == activation
+def _runs(kernel: Kernel, activation: Bits, param: Bits | None) -> bool:
+    return kernel.activation == activation and (None in (param, kernel.param) or kernel.param == param)
+
+
+def _in_words(bits: Bits) -> str:
+    return f"{bits.bitwidth}-bit" + (" float" if bits.dtype == "float" else "")
 
 
 def _join(path: str, name: str) -> str:

@@ -13,8 +13,10 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
+from ..float_format import FloatFormat
 from . import names, reading, schema
 from .overrides import Override
 
@@ -208,9 +210,9 @@ class Config:
         select: str | nn.Module | type[nn.Module] | Callable[[str, nn.Module], bool],
         *,
         quantized: bool | None = None,
-        output_bw: int | None = None,
+        output_bw: int | FloatFormat | torch.dtype | str | None = None,
         output_symmetric: bool | None = None,
-        param_bw: int | None = None,
+        param_bw: int | FloatFormat | torch.dtype | str | None = None,
         param_symmetric: bool | None = None,
         granularity: str | None = None,
         block_size: int | tuple[int, ...] | None = None,
@@ -223,7 +225,9 @@ class Config:
                 a predicate of name and module.
             quantized: ``False``: float. Layers that read an output in float quantize their input. ``True`` undoes an
                 earlier ``False``, and quantizes parameters that the configuration does not.
-            output_bw: Bits of activations, 2 to 32.
+            output_bw: Bits of activations, 2 to 32, or what :meth:`detent.FloatFormat.of` knows as a float format:
+                ``torch.float16``, ``"e4m3fn"``, a ``FloatFormat``. A number is of an integer's bits, whatever the
+                sim's ``default_data_type`` is.
             output_symmetric: Whether their zero point is fixed.
             param_bw, param_symmetric: The same for parameters.
             granularity: ``"per_tensor"`` or ``"per_channel"``, of parameters.
@@ -235,7 +239,7 @@ class Config:
             >>> config = Config.load()
             >>> config.override(torch.nn.Linear, param_bw=4, block_size=16)
             >>> config.override("*.head", quantized=False)
-            >>> config.override(lambda name, module: name.count(".") > 3, output_bw=16)
+            >>> config.override(lambda name, module: name.count(".") > 3, output_bw=torch.bfloat16)
         """
         self.overrides.append(
             Override(

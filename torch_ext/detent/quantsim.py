@@ -16,7 +16,7 @@ from ._looking import Looking
 from .calibration import compute_encodings
 from .capture import call_sites, exclude, install, record, strip
 from .checkpoints import load_checkpoint, save_checkpoint
-from .config import Config
+from .config import Config, Kernel
 from .config.overrides import Selected, type_of
 from .defs import QuantizationDataType, QuantScheme
 from .distributed import check_whole, unwrap
@@ -179,6 +179,20 @@ class QuantizationSimModel(Looking):
             )
         for observer in observers:
             observer.percentile = percentile_value
+
+    def get_supported_kernels(self) -> dict[str, list[Kernel]]:
+        """The kernels that the configuration lists: by ONNX operator type, and as ``"defaults"`` for the types without.
+
+        Example:
+            >>> config = detent.Config.load("htp_v73")
+            >>> kernel = detent.config.Kernel(detent.config.Bits(8), detent.config.Bits(8))
+            >>> config.op_type["Gemm"].supported_kernels = [kernel]
+            >>> sim = QuantizationSimModel(torch.nn.Linear(4, 2), torch.randn(1, 4), config_file=config)
+            >>> sim.get_supported_kernels() == {"Gemm": [kernel]}
+            True
+        """
+        listed = {"defaults": self.config.defaults, **self.config.op_type}
+        return {name: copy.deepcopy(held.supported_kernels) for name, held in listed.items() if held.supported_kernels}
 
     # --- changing what is quantized -----------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from ._looking import Looking
 from .calibration import compute_encodings
 from .capture import call_sites, exclude, install, record, strip
 from .checkpoints import load_checkpoint, save_checkpoint
-from .config import Config
+from .config import Config, Kernel
 from .config.overrides import Selected, type_of
 from .defs import QuantizationDataType, QuantScheme
 from .distributed import check_whole, unwrap
@@ -132,6 +132,7 @@ class QuantizationSimModel(Looking):
         forward_pass_callback_args: Any = _UNSET,
         *,
         process_group: ProcessGroup | bool = True,
+        progress: bool | None = None,
     ) -> None:
         """Find every range from a few batches of representative data.
 
@@ -144,14 +145,17 @@ class QuantizationSimModel(Looking):
                 torch.distributed's default group where one is initialized; ``False``: this process alone; or a group.
                 Every rank of it calls this, and ends with the ranges of one process that saw all the data, see
                 :func:`detent.distributed.merge_observers`.
+            progress: Whether to show, with tqdm, how many forward passes were observed and then how many ranges were
+                found. ``None``: after some seconds, where stderr is a terminal and tqdm is installed; on rank 0.
         Raises:
             Whatever the callback raises; the model is then as it was before, ranges and training flags included.
             RuntimeError: It raised on another rank, or the ranks have different quantizers; likewise.
+            ImportError: ``progress`` is ``True``, and tqdm is missing. ValueError: it is none of the three.
         """
         arguments = () if forward_pass_callback_args is _UNSET else (forward_pass_callback_args,)
         # Forwards of DistributedDataParallel wait for each other, and ranks may have more or less data.
         model = self.model.module if isinstance(self.model, DistributedDataParallel) else self.model
-        with compute_encodings(model, process_group=process_group):
+        with compute_encodings(model, process_group=process_group, progress=progress):
             forward_pass_callback(model, *arguments)
 
     def set_percentile_value(self, percentile_value: float) -> None:
@@ -175,6 +179,20 @@ class QuantizationSimModel(Looking):
             )
         for observer in observers:
             observer.percentile = percentile_value
+
+    def get_supported_kernels(self) -> dict[str, list[Kernel]]:
+        """The kernels that the configuration lists: by ONNX operator type, and as ``"defaults"`` for the types without.
+
+        Example:
+            >>> config = detent.Config.load("htp_v73")
+            >>> kernel = detent.config.Kernel(detent.config.Bits(8), detent.config.Bits(8))
+            >>> config.op_type["Gemm"].supported_kernels = [kernel]
+            >>> sim = QuantizationSimModel(torch.nn.Linear(4, 2), torch.randn(1, 4), config_file=config)
+            >>> sim.get_supported_kernels() == {"Gemm": [kernel]}
+            True
+        """
+        listed = {"defaults": self.config.defaults, **self.config.op_type}
+        return {name: copy.deepcopy(held.supported_kernels) for name, held in listed.items() if held.supported_kernels}
 
     # --- changing what is quantized -----------------------------------------------------------------------------------
 

@@ -9,11 +9,12 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
-from ..config import Bits, Config, Kernel, OpType
+from ..config import Config, OpType
 from ..config.overrides import NOTHING, Selected
 from ..float_format import FloatFormat
 from ..nn.table import SLOTS, is_leaf, outside_leaves
 from .graph import MOVING, Event, Graph, Read, Value
+from .kernels import Kernels
 from .reasons import EXCLUDED, OFF, Reasons
 from .spec import Spec, blocks, channels
 from .supergroups import PASSES, Fusions, names_of
@@ -55,7 +56,7 @@ class Policy:
         param_type: int | FloatFormat,
     ):
         self.graph, self.modules, self.config, self.selected = graph, modules, config, selected
-        self.output_type, self.param_type = output_type, param_type
+        self.output_type, self.kernels = output_type, Kernels(config, output_type, param_type)
         selected.check(self._names())
         _warn_of_passes(config)
         self.fusions = Fusions.find(
@@ -71,7 +72,7 @@ class Policy:
             if reason is not None:
                 self.reasons.setdefault(event.key, reason)
         self._check_blocks_of_functions()
-        self._warn_of_kernels()
+        self.kernels.check(self._operators())
 
     def _names(self) -> Iterator[str]:
         for path, module in self.modules.items():
@@ -197,7 +198,8 @@ class Policy:
         operator = event.operator
         return any(
             self.function_parameter(read) for read in event.reads
-            if read.slot == operator.weight or (read.value.parameter is not None and not operator.holds_parameter(read.slot))
+            if read.slot == operator.weight
+            or (read.value.parameter is not None and not operator.holds_parameter(read.slot))
         )  # fmt: skip
 
     def unreached(self, path: str, onnx_op: str) -> tuple[Spec | None, Spec | None]:
@@ -217,7 +219,7 @@ class Policy:
             symmetric = said.output_symmetric
         fixed = self._setting(onnx_op, "encoding_constraints", None) if output else None
         return Spec(
-            said.output_bw or self.output_type, symmetric, strict=defaults.strict_symmetric,
+            said.output_bw or self.kernels.types(onnx_op)[0], symmetric, strict=defaults.strict_symmetric,
             unsigned=defaults.unsigned_symmetric, fixed=None if fixed is None else (fixed.min, fixed.max),
         )  # fmt: skip
 
@@ -267,8 +269,8 @@ class Policy:
         if said.block_size is not None and len(shape) > 1 and axis is not None:
             scales, block_size = blocks(f"override: {name}", shape, axis, said.block_size)
         return Spec(
-            said.param_bw or self.param_type, bool(symmetric), scales, block_size, strict=defaults.strict_symmetric,
-            unsigned=defaults.unsigned_symmetric,
+            said.param_bw or self.kernels.types(onnx_op)[1], bool(symmetric), scales, block_size,
+            strict=defaults.strict_symmetric, unsigned=defaults.unsigned_symmetric,
         )  # fmt: skip
 
     def function_parameter(self, read: Read) -> Spec | None:
@@ -315,33 +317,22 @@ class Policy:
 
     # --- kernels ------------------------------------------------------------------------------------------------------
 
-    def _warn_of_kernels(self) -> None:
-        """Say once which layers the device has no kernel for, by the configuration's list."""
-        missing: dict[str, str] = {}
+    def _operators(self) -> Iterator[tuple[str, str, int | FloatFormat, int | FloatFormat | None]]:
+        """What runs on integers or in a float format, and in which: once per name."""
+        found = {}
         for event in self.graph.events:
-            kernels = self._kernels(event.onnx_op)
-            if not kernels or event.onnx_op in MOVING or not self.quantized(event):
-                continue
-            name = _name(event)
-            weight = self._weights.get(event.path) if event.site is None else None
-            bits = self.activation(name, event.onnx_op).bits, None if weight is None else weight.bits
-            if not any(_runs(kernel, *bits) for kernel in kernels):
-                missing[name] = f"{name} ({event.onnx_op}) has {_in_words(bits[0])} activations" + (
-                    "" if bits[1] is None else f" and {_in_words(bits[1])} parameters"
-                )
-        if missing:
-            shown = "; ".join(list(missing.values())[:3]) + (" ..." if len(missing) > 3 else "")
-            warnings.warn(
-                f"the configuration lists no supported kernel for {len(missing)} operators: {shown}. Their "
-                "quantization is simulated all the same.",
-                stacklevel=6,
-            )
+            if event.onnx_op not in MOVING and self.quantized(event):
+                weight = self._weight(event)
+                output = self.activation(_name(event), event.onnx_op).type
+                found[_name(event)] = event.onnx_op, output, None if weight is None else weight.type
+        for name, asked in found.items():
+            yield name, *asked
 
-    def _kernels(self, onnx_op: str) -> list[Kernel]:
-        kernels = self.config.defaults.supported_kernels
-        for op_type in self._op_types(onnx_op):
-            kernels = op_type.supported_kernels or kernels
-        return kernels
+    def _weight(self, event: Event) -> Spec | None:
+        if event.site is None:
+            return self._weights.get(event.path)
+        read = next((read for read in event.reads if read.slot == event.operator.weight), None)
+        return None if read is None else self.function_parameter(read)
 
 
 def _warn_of_passes(config: Config) -> None:
@@ -352,14 +343,6 @@ def _warn_of_passes(config: Config) -> None:
             f"{', '.join(PASSES)}.",
             stacklevel=6,
         )
-
-
-def _runs(kernel: Kernel, activation: Bits, param: Bits | None) -> bool:
-    return kernel.activation == activation and (None in (param, kernel.param) or kernel.param == param)
-
-
-def _in_words(bits: Bits) -> str:
-    return f"{bits.bitwidth}-bit" + (" float" if bits.dtype == "float" else "")
 
 
 def _join(path: str, name: str) -> str:

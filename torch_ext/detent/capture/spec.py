@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 
-from ..config import Bits
 from ..float_format import FloatFormat
 from ..observers import MinMaxObserver
 from ..quantizers import FloatQuantizeDequantize, QuantizeDequantize, Quantizer
@@ -31,12 +30,6 @@ class Spec:
     strict: bool = False
     unsigned: bool = False
     fixed: tuple[float, float] | None = None
-
-    @property
-    def bits(self) -> Bits:
-        """The type as configurations say it."""
-        is_float = isinstance(self.type, FloatFormat)
-        return Bits(self.type.bits, "float") if is_float else Bits(self.type)
 
     def make(self, mode: str, device: torch.device, unlearned: str = "fixed") -> Quantizer:
         """A quantizer without a range, but for a fixed one; ``unlearned``: the mode of one that has nothing to learn."""

@@ -132,7 +132,12 @@ class Config:
     """The configuration of a simulation.
 
     Settings of higher precedence win: ``defaults``, ``params``, ``op_type``, ``supergroups``, ``model_input``,
-    ``model_output``, and then overrides, the last of them first. ``Config()`` quantizes nothing; start from a name:
+    ``model_output``, and then overrides, the last of them first. ``Config()`` quantizes nothing; start from a name.
+
+    ``on_missing_kernel`` is what happens to an operator with bits that none of its ``supported_kernels`` has:
+    ``"warn"`` and ``"allow"`` simulate it, with a warning or without; ``"raise"`` raises a ValueError; ``"enforce"``
+    replaces the sim's ``default_output_bw`` and ``default_param_bw`` for it by those of the first kernel, if these hold
+    at least as much, and raises where they do not, or where an override asked for the bits.
 
     Example:
         >>> config = Config.load("htp_v73")
@@ -151,6 +156,7 @@ class Config:
     supergroup_pass_list: list[str] = field(default_factory=list)
     model_input: ModelInput = field(default_factory=ModelInput)
     model_output: ModelOutput = field(default_factory=ModelOutput)
+    on_missing_kernel: str = "warn"
     overrides: list[Override] = field(default_factory=list)
 
     @classmethod
@@ -186,13 +192,20 @@ class Config:
         return _from_json(cls, {key: value for key, value in content.items() if key != "$schema"})
 
     def check(self) -> None:
-        """Raise ValueError at the first setting that a file could not hold."""
+        """Raise ValueError at the first setting that is none, or that a file could not hold."""
+        if self.on_missing_kernel not in _ON_MISSING_KERNEL:
+            raise ValueError(
+                f"Config: on_missing_kernel is {self.on_missing_kernel!r}, expected one of "
+                f"{', '.join(map(repr, _ON_MISSING_KERNEL))}."
+            )
         schema.check(self.to_dict(), reading.Place("Config"))
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of a JSON file that says the same; overrides, which JSON has none for, left out."""
+        """The content of a JSON file that says the same; overrides and ``on_missing_kernel``, which JSON has none for,
+        left out."""
         content = _to_json(self)
-        content.pop("overrides")
+        for name in _PYTHON_ALONE:
+            content.pop(name)
         return content
 
     def save(self, path: str | PathLike[str]) -> None:
@@ -246,6 +259,10 @@ class Config:
                 select, quantized, output_bw, output_symmetric, param_bw, param_symmetric, granularity, block_size
             )
         )
+
+
+_PYTHON_ALONE = ("on_missing_kernel", "overrides")
+_ON_MISSING_KERNEL = ("warn", "allow", "raise", "enforce")
 
 
 def _from_json(kind: Any, value: Any) -> Any:

@@ -335,7 +335,7 @@ def test_supported_kernels_may_be_of_floats():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         simulation(config_file=config)
-    with pytest.warns(UserWarning, match="8-bit activations and 16-bit float parameters"):
+    with pytest.warns(UserWarning, match="int8 activations and float16 parameters"):
         QuantizationSimModel(Net().eval(), data(), default_param_bw="float16", config_file=config)
 
 

@@ -1,5 +1,6 @@
 """Training a simulation model: what to hand the optimizer, how ranges are trained, and what to watch."""
 
+from .compression import compress_saved_tensors
 from .debug import nan_guard
 from .groups import parameter_groups
 from .losses import dampening_loss, distillation_loss
@@ -10,6 +11,7 @@ from .modes import freeze_batch_norm, set_modes
 __all__ = [
     "LsqObserver",
     "SavedBytes",
+    "compress_saved_tensors",
     "dampening_loss",
     "distillation_loss",
     "freeze_batch_norm",

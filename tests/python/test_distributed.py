@@ -6,6 +6,8 @@ import detent
 import pytest
 import torch
 import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from detent import qat
 from detent.distributed import merge_observers, unwrap
 from detent.observers import MinMaxObserver, MovingAverageObserver
 from torch import nn
@@ -252,16 +254,12 @@ def _train(rank, world, scheme, steps, state=None):
 def same_state(got, expected):
     assert got.keys() == expected.keys()
     for name, value in expected.items():
-        if isinstance(value, torch.Tensor):
-            same_bits(got[name], value, name=name)
-        else:
-            assert got[name] == value, name
+        same_bits(got[name], value, name=name)
 
 
 def near_state(got, expected):
     for name, value in expected.items():
-        if isinstance(value, torch.Tensor):
-            within(got[name], value, 1e-4 * max(1.0, value.abs().max().item()), name=name)
+        within(got[name], value, 1e-4 * max(1.0, value.abs().max().item()), name=name)
 
 
 @pytest.mark.parametrize("world, scheme", [(2, LEARNED), (4, "min_max")])
@@ -291,6 +289,34 @@ def test_a_checkpoint_of_two_ranks_resumes_on_four(ranks):
     near_state(on_four[0]["model"], trained(calibrated_sim(LEARNED), 3)["model"])
 
 
+def switched(sim, rank=0, world=1):
+    """A step with fixed ranges, then two with learned ones."""
+    first = trained(sim, 1, rank, world)["model"]
+    if world > 1:
+        learned = dict(activations="learned")
+        for change in (lambda: qat.set_modes(sim, **learned), lambda: qat.use_pact(sim), lambda: qat.use_lsq(sim)):
+            with pytest.raises(RuntimeError, match="wrapped in DistributedDataParallel"):
+                change()
+        same_state(unwrap(sim.model).state_dict(), first)
+        sim.model = sim.model.module
+    qat.set_modes(sim, activations="learned", parameters="learned")
+    if world > 1:
+        sim.model = DistributedDataParallel(sim.model)
+    return trained(sim, 2, rank, world)["model"]
+
+
+def _switch(rank, world):
+    sim = calibrated_sim("min_max")
+    sim.model = DistributedDataParallel(sim.model)
+    return switched(sim, rank, world)
+
+
+def test_modes_switch_between_two_wrappers(ranks):
+    first, second = ranks.run(2, _switch)
+    same_state(first, second)
+    near_state(first, switched(calibrated_sim("min_max")))
+
+
 @pytest.mark.parametrize("idle", ["off", "unseen"])
 def test_a_range_that_nothing_uses_is_not_trained(idle):
     quantizer = detent.quantizers.QuantizeDequantize((1,), 8, False)
@@ -313,7 +339,7 @@ def test_a_range_that_nothing_uses_is_not_trained(idle):
     assert quantizer.min.requires_grad and quantizer.max.requires_grad
 
 
-def _train_sharded(rank, world, scheme, by_layer):
+def _train_sharded(rank, world, scheme, by_layer, folder):
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
@@ -326,17 +352,23 @@ def _train_sharded(rank, world, scheme, by_layer):
         with pytest.raises(RuntimeError, match="is sharded over ranks, expected a whole model"):
             refused()
     trained(sim, 3, rank, world)
+    dcp.save(get_model_state_dict(sim.model), checkpoint_id=folder)
     return get_model_state_dict(sim.model, options=StateDictOptions(full_state_dict=True))
 
 
 @pytest.mark.parametrize("scheme, by_layer", [(LEARNED, True), ("min_max", False)])
-def test_sharded_ranks_train_as_one_process(ranks, scheme, by_layer):
-    """FSDP2 splits ranges like other parameters; what it gathers loads into a sim of one process."""
+def test_sharded_ranks_train_as_one_process(ranks, scheme, by_layer, tmp_path):
+    """FSDP2 splits ranges like other parameters; what it gathers, or saves in pieces, loads into a sim of one process."""
     near = trained(calibrated_sim(scheme), 3)["model"]
-    first, second = ranks.run(2, _train_sharded, scheme, by_layer)
+    first, second = ranks.run(2, _train_sharded, scheme, by_layer, tmp_path / "pieces")
     gathered = first or second  # on the CPU only rank 0 may be given it
     assert gathered.keys() == near.keys()
     near_state(gathered, near)
     fresh = built(scheme)
     fresh.model.load_state_dict(gathered)
     same_state(fresh.model.state_dict(), gathered)
+    uncalibrated = built(scheme).model
+    pieces = uncalibrated.state_dict()
+    dcp.load(pieces, checkpoint_id=tmp_path / "pieces", no_dist=True)
+    uncalibrated.load_state_dict(pieces)
+    same_state(uncalibrated.state_dict(), gathered)

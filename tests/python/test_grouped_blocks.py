@@ -13,6 +13,8 @@ from detent.encodings import GroupedBlockEncoding, to_dict
 from detent.quantizers import GroupedBlockQuantizeDequantize, QuantizeDequantize
 from detent.quantsim import QuantizationSimModel
 
+from simulations import restated
+
 BLOCKED = dict(block_size=(1, 4), block_grouping=(1, -1))
 
 
@@ -118,9 +120,10 @@ def test_state_survives_copies_and_a_state_dict():
         assert torch.equal(other(x), quantizer(x))
         assert (other.decompressed_bw, other.block_grouping) == (8, (1, 4))
     state = quantizer.state_dict()
-    state["_extra_state"] = {**state["_extra_state"], "block_grouping": [1, 3]}
-    with pytest.raises(RuntimeError, match="block_grouping"):
-        fresh.load_state_dict(state)
+    plain = QuantizeDequantize((3, 4), 4, True, block_size=(1, 4)).state_dict()
+    for wrong in ({**state, "_extra_state": restated(state["_extra_state"], block_grouping=[1, 3])}, plain):
+        with pytest.raises(RuntimeError, match="block_grouping"):
+            fresh.load_state_dict(wrong)
     assert torch.equal(fresh(x), quantizer(x)) and fresh.block_grouping == (1, 4)
 
 

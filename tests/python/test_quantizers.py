@@ -11,6 +11,8 @@ from detent.observers import MinMaxObserver, MovingAverageObserver
 from detent.quantizers import Quantize, QuantizeDequantize, quantization_disabled
 from torch.utils.checkpoint import checkpoint
 
+from simulations import restated
+
 X = [-2, -1.1, -0.6, -0.26, 0, 0.2, 0.49, 0.9, 1.4, 3]
 G = [1, -1, 0.5, 2, 1, -2, 1, 0.25, -1, 1.5]
 
@@ -379,9 +381,10 @@ def variants():
     yield calibrated((), 8, False, parametrization="scale_zero_point")
     yield calibrated((3, 1), 4, True, parametrization="scale_zero_point", grad_scale="lsq")
     yield QuantizeDequantize((3, 1), 8, True, mode="dynamic")
+    yield calibrated((), 4, False, low=0.0, parametrization="pact")
 
 
-@pytest.mark.parametrize("index", range(8))
+@pytest.mark.parametrize("index", range(9))
 @pytest.mark.parametrize("fresh_as", ["min_max", "scale_zero_point"])
 def test_state_dict_carries_everything(index, fresh_as):
     quantizer = list(variants())[index]
@@ -397,6 +400,12 @@ def test_state_dict_carries_everything(index, fresh_as):
     assert torch.equal(fresh(x), quantizer(x))
     for copied in (copy.deepcopy(quantizer), pickle.loads(pickle.dumps(quantizer))):
         assert torch.equal(copied(x), quantizer(x)) and copied.mode == quantizer.mode
+
+
+def test_states_of_any_quantizer_have_one_size():
+    """torch.distributed.checkpoint reads into the state_dict of the quantizer that is there."""
+    sizes = {quantizer.get_extra_state().numel() for quantizer in (*variants(), QuantizeDequantize((), 8, False))}
+    assert len(sizes) == 1
 
 
 def test_uncalibrated_state_stays_uncalibrated():
@@ -415,13 +424,27 @@ def test_ranges_of_shape_nothing_and_one_both_load():
 def test_state_that_does_not_fit_raises_and_changes_nothing():
     quantizer = calibrated((), 8, False)
     before = quantizer.state_dict()
-    for damage in ({"parametrization": "log"}, {"grad_scale": "lsq"}, {"grad_scale": None}, {"mode": "some"}):
-        state = {**before, "_extra_state": {**before["_extra_state"], **damage}}
-        with pytest.raises(RuntimeError, match=f"{[*damage][0]}"):
-            quantizer.load_state_dict(state)
+    extra = before["_extra_state"]
+    for damaged, says in (
+        (restated(extra, parametrization="log"), "parametrization is 'log'"),
+        (restated(extra, parametrization=[]), r"parametrization is \[\]"),
+        (restated(extra, grad_scale="lsq"), "grad_scale='lsq' came with"),
+        (restated(extra, grad_scale=None), "grad_scale is None"),
+        (restated(extra, mode="some"), "mode is 'some'"),
+        (restated(extra, shape=None), "not iterable"),
+        (restated(extra, version=2), "version 2, expected 1"),
+        ({"mode": "fixed"}, "is a dict, expected the uint8 tensor"),
+        (extra.float(), "expected the uint8 tensor"),
+        (extra[:100], "is damaged"),
+        (extra[:0], "is damaged"),
+        (torch.tensor(list(b"[1]"), dtype=torch.uint8), "is damaged"),
+        (torch.tensor(list(b'{"version": 1, "mode": "fixed"}'), dtype=torch.uint8), "lacks block_size, grad_scale"),
+    ):
+        with pytest.raises(RuntimeError, match=says):
+            quantizer.load_state_dict({**before, "_extra_state": damaged})
     with pytest.raises(RuntimeError, match="expected"):
         quantizer.load_state_dict({"min": torch.zeros(3), "max": torch.zeros(3)}, strict=False)
-    assert quantizer.state_dict()["_extra_state"] == before["_extra_state"] and quantizer.max.item() == 1.5
+    assert torch.equal(quantizer.state_dict()["_extra_state"], extra) and quantizer.max.item() == 1.5
 
 
 @pytest.mark.parametrize(

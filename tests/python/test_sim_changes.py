@@ -11,9 +11,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from detent import QuantizationSimModel, QuantScheme
-from detent.quantizers import AffineQuantizer
+from detent.quantizers import Quantizer
 from detent.quantsim import load_checkpoint, save_checkpoint
 from torch import nn
+
+from simulations import restated
 
 LEARNED = QuantScheme.training_range_learning_with_tf_init
 
@@ -200,6 +202,17 @@ def test_checkpoint_into_a_fresh_sim(net, x, scheme, tmp_path):
     assert not fresh.model.head.param_quantizers["weight"]._overwritable
 
 
+@pytest.mark.parametrize("scheme", ["min_max", LEARNED])
+def test_a_state_dict_is_tensors_that_safetensors_holds(net, x, scheme, tmp_path):
+    safetensors = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
+    sim = calibrated(net, x, scheme, default_param_bw=4)
+    safetensors.save_file(sim.model.state_dict(), tmp_path / "sim.safetensors")
+    fresh = QuantizationSimModel(Residual().eval(), x)
+    fresh.model.load_state_dict(safetensors.load_file(tmp_path / "sim.safetensors"))
+    assert torch.equal(fresh.model(x), sim.model(x))
+    assert [q.extra_repr() for q in fresh.quantizers()] == [q.extra_repr() for q in sim.quantizers()]
+
+
 class Exploit:
     def __reduce__(self):
         return os.system, ("touch exploited",)
@@ -227,7 +240,8 @@ def damaged(path, content, kind):
         elif kind == "another quantizer":
             content["quantizers"]["first.use_7.input_quantizers.0"] = {}
         elif kind == "grid":
-            content["state"]["head.output_quantizers.0._extra_state"]["qmax"] = -5
+            key = "head.output_quantizers.0._extra_state"
+            content["state"][key] = restated(content["state"][key], qmax=-5)
         torch.save(content, path)
 
 
@@ -295,7 +309,7 @@ def test_averaged_copies_average_the_ranges_and_stay_float32(net, x):
         sim.model.head.output_quantizers[0].max.add_(1)
     averaged.update_parameters(sim.model)
     assert averaged.module.head.output_quantizers[0].max.item() == pytest.approx(before + 0.25)
-    ranges = [module for module in averaged.modules() if isinstance(module, AffineQuantizer)]
+    ranges = [module for module in averaged.modules() if isinstance(module, Quantizer)]
     assert {parameter.dtype for quantizer in ranges for parameter in quantizer.parameters()} == {torch.float32}
     assert torch.isfinite(averaged.eval()(x)).all()
 
@@ -304,7 +318,7 @@ def test_averaged_copies_average_the_ranges_and_stay_float32(net, x):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_ranges_stay_float32_and_keep_their_bits(net, x, scheme, dtype):
     sim = calibrated(net, x, scheme)
-    before = {key: value for key, value in sim.quantizer_state_dict().items() if isinstance(value, torch.Tensor)}
+    before = {key: value for key, value in sim.quantizer_state_dict().items() if value.is_floating_point()}
     sim.model.to(dtype)
     after = sim.quantizer_state_dict()
     for key, value in before.items():

@@ -8,21 +8,22 @@ from typing import Any
 
 from torch import nn
 
-from ._report import Summary, summarize
+from ._report import Summary
+from ._rows import summarize
 from .nn import QuantizedModule
-from .quantizers import AffineQuantizer
+from .quantizers import Quantizer
 
 
 class Looking:
     """Part of :class:`QuantizationSimModel`."""
 
-    def named_quantizers(self) -> Iterator[tuple[str, AffineQuantizer]]:
+    def named_quantizers(self) -> Iterator[tuple[str, Quantizer]]:
         """``(name, quantizer)`` of every quantizer; one that is shared comes once, under its first name."""
         for name, module in self._network.named_modules():
-            if isinstance(module, AffineQuantizer):
+            if isinstance(module, Quantizer):
                 yield name, module
 
-    def quantizers(self) -> Iterator[AffineQuantizer]:
+    def quantizers(self) -> Iterator[Quantizer]:
         """Every quantizer, once."""
         for _, quantizer in self.named_quantizers():
             yield quantizer
@@ -48,7 +49,7 @@ class Looking:
         """
         prefixes = tuple(
             f"{name}." for name, module in self._network.named_modules(remove_duplicate=False)
-            if isinstance(module, AffineQuantizer)
+            if isinstance(module, Quantizer)
         )  # fmt: skip
         return {key: value for key, value in self._network.state_dict().items() if key.startswith(prefixes)}
 
@@ -71,7 +72,7 @@ class Looking:
             >>> sim.compute_encodings(lambda model: model(torch.randn(32, 4)))
             >>> widest = max((row for row in sim.summary() if row.high is not None), key=lambda row: row.high.max())
         """
-        return summarize(self._network, self._graph, self._excluded)
+        return summarize(self._network, self._graph, self._reasons)
 
     def to_html(self, path: str | PathLike[str]) -> None:
         """Write :meth:`summary` as a page that needs nothing else, with the graph and a bar for each range."""

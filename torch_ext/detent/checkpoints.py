@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .quantizers import AffineQuantizer
+from .quantizers import Quantizer
 
 if TYPE_CHECKING:
     from .quantsim import QuantizationSimModel
@@ -105,14 +105,14 @@ def load_checkpoint(file_path: str | PathLike[str], sim: QuantizationSimModel) -
         if name in flags:
             quantizer.enabled = bool(flags[name]["enabled"])
             quantizer.allow_overwrite(flags[name]["allow_overwrite"])
-    sim._remove({id(quantizer) for quantizer in removed.values()})
+    sim._remove({id(quantizer) for quantizer in removed.values()}, "not in the checkpoint that was loaded")
     return sim
 
 
-def _quantizers(sim: QuantizationSimModel) -> dict[str, AffineQuantizer]:
+def _quantizers(sim: QuantizationSimModel) -> dict[str, Quantizer]:
     """Every quantizer under every name it has."""
     named = sim._network.named_modules(remove_duplicate=False)
-    return {name: module for name, module in named if isinstance(module, AffineQuantizer)}
+    return {name: module for name, module in named if isinstance(module, Quantizer)}
 
 
 def _below(key: str, quantizers: dict[str, Any]) -> bool:

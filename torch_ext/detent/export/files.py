@@ -22,7 +22,7 @@ except ImportError as error:
 
 __all__ = ["all_or_nothing", "read_state_dict", "write_state_dict"]
 
-_EXTRA = "extra_state"
+_EXTRA = "extra_state"  # of the model's own modules, where it is no tensor
 
 
 @contextmanager
@@ -46,7 +46,7 @@ def all_or_nothing(path: str | PathLike[str]) -> Iterator[Path]:
 
 
 def write_state_dict(model: nn.Module, path: Path) -> None:
-    """``model.state_dict()`` as one safetensors file; what is no tensor (``_extra_state``) goes into its metadata."""
+    """``model.state_dict()`` as one safetensors file; what is no tensor goes into its metadata, as JSON."""
     tensors: dict[str, Tensor] = {}
     extra: dict[str, Any] = {}
     held: set[int] = set()

@@ -2,14 +2,17 @@
 
 from .compression import compress_saved_tensors
 from .debug import nan_guard
+from .freezing import OscillationFreezer
 from .groups import parameter_groups
 from .losses import dampening_loss, distillation_loss
 from .lsq import LsqObserver, use_lsq
 from .memory import SavedBytes, saved_bytes
 from .modes import freeze_batch_norm, set_modes
+from .pact import use_pact
 
 __all__ = [
     "LsqObserver",
+    "OscillationFreezer",
     "SavedBytes",
     "compress_saved_tensors",
     "dampening_loss",
@@ -20,4 +23,5 @@ __all__ = [
     "saved_bytes",
     "set_modes",
     "use_lsq",
+    "use_pact",
 ]

@@ -42,6 +42,7 @@ def use_lsq(sim: QuantizationSimModel | nn.Module, *, initialization: str | None
             what it would have computed.
     Raises:
         ValueError: ``initialization`` is none of these, or there are no quantizers. Nothing has changed.
+        RuntimeError: The model is wrapped in DistributedDataParallel. Nothing has changed.
     Example:
         >>> sim = detent.QuantizationSimModel(nn.Linear(4, 2), torch.randn(1, 4))
         >>> use_lsq(sim)
@@ -52,7 +53,7 @@ def use_lsq(sim: QuantizationSimModel | nn.Module, *, initialization: str | None
     """
     if initialization is not None:
         _check("use_lsq", initialization)
-    for quantizer in changeable("use_lsq", sim):
+    for _, quantizer in changeable("use_lsq", sim):
         quantizer.parametrization = "scale_zero_point"
         quantizer.mode = "learned"
         quantizer.grad_scale = "lsq"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -26,8 +28,9 @@ _ARGUMENTS = """
         observer: What calibration collects with; ``None``: a :class:`detent.observers.MinMaxObserver`.
         encoding_analyzer: AIMET's name of ``observer``.
         mode: ``"learned"``, ``"fixed"`` or ``"dynamic"``.
-        parametrization: ``"min_max"`` (parameters ``min`` and ``max``) or ``"scale_zero_point"`` (parameters ``scale``
-            and, if asymmetric, ``zero_point``).
+        parametrization: ``"min_max"`` (parameters ``min`` and ``max``), ``"scale_zero_point"`` (parameters ``scale``
+            and, if asymmetric, ``zero_point``) or, of QuantizeDequantize per tensor, ``"pact"`` (parameter ``max``; the
+            range begins at 0, and the gradient of ``max`` is that of x where ``x >= max``: Choi 2018).
         grad_scale: Factor on the gradients of ``scale`` and ``zero_point``; ``"lsq"``: 1 / sqrt(n * qmax) for n
             elements of x per scale (Esser 2020, section 2.2).
     Raises:
@@ -49,10 +52,14 @@ class QuantizeDequantize(AffineQuantizer):
     """
     )
 
+    _parametrizations = (*AffineQuantizer._parametrizations, "pact")
+
     def _forward(self, x: Tensor) -> Tensor:
         grid = self._grid
         if self._parametrization == "min_max" and not self._dynamic:
             return self._with_range(x, self.min, self.max)
+        if self._parametrization == "pact":
+            return self._forward_pact(x)
         layout = self._layout
         blocks = None if layout.block_size is None else layout.blocks_for("QuantizeDequantize", x)
         if self._dynamic:
@@ -64,6 +71,26 @@ class QuantizeDequantize(AffineQuantizer):
         if not self._per_tensor:
             scale, point = layout.on(x, scale), None if point is None else layout.on(x, point)
         return _ops.fake_quantize(x, scale, point, grid.qmin, grid.qmax, self._axis, blocks, self._grad_factor(x))
+
+    def _forward_pact(self, x: Tensor) -> Tensor:
+        """``fake_quantize(clip(x, 0, max))`` with the gradients of Choi 2018, section 3: 1 for x in (0, max), 1 for max
+        where x >= max, and none for the rounding.
+
+        The operator gives the zero point the sum of ``-scale * grad_y`` over what lies beyond the grid, in a fixed
+        order. So max is handed over as a part of the zero point that is 0, and x from max on as infinite.
+        """
+        low, high = self._ends()
+        if not (high.requires_grad and torch.is_grad_enabled()):
+            return self._with_range(x, low, high)
+        if x.dtype == torch.float64:  # the arithmetic of float64 data is float64 throughout
+            low, high = low.double(), high.double()
+        grid = self._grid
+        scale = self._affine_of_range(low, high)[0]
+        top = scale * grid.steps
+        beyond = torch.where(x >= top, math.inf, 0.0).to(x.dtype)
+        scale = scale.detach()
+        point = grid.qmin - (top - top.detach()) / scale
+        return _ops.fake_quantize((x + beyond).relu_(), scale, point, grid.qmin, grid.qmax, None, None, 1.0)
 
     def _with_range(self, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
         grid = self._grid
@@ -113,12 +140,7 @@ class Quantize(AffineQuantizer):
             return self._codes(x, *self._trained_affine())
         if not self._dynamic:
             return self._with_range(x, self.min, self.max)
-        layout = self._layout
-        clip = layout.on(x, self.clip) if self._clip_per_group else self.clip
-        _, low, high = _ops.fake_quantize_dynamic(
-            x, clip, grid.qmin, grid.qmax, grid.symmetric, self._axis, layout.blocks_for("Quantize", x), grid.zero_point
-        )
-        return self._with_range(x, low.reshape(self.shape), high.reshape(self.shape))
+        return self._with_range(x, *self._range_of(x))
 
     def _with_range(self, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
         if x.dtype == torch.float64:  # the arithmetic of float64 data is float64 throughout

@@ -161,13 +161,7 @@ class GroupedBlockQuantizeDequantize(QuantizeDequantize):
 
     def _forward(self, x: Tensor) -> Tensor:
         if self._dynamic:
-            with torch.no_grad():
-                layout, grid = self._layout, self._grid
-                clip = layout.on(x, self.clip) if self._clip_per_group else self.clip
-                _, low, high = _ops.fake_quantize_dynamic(
-                    x, clip, grid.qmin, grid.qmax, True, None, layout.blocks_for(type(self).__name__, x), None
-                )
-            return self._with_range(x, low.reshape(self.shape), high.reshape(self.shape))
+            return self._with_range(x, *self._range_of(x))
         if self._parametrization == "min_max":
             return self._with_range(x, self.min, self.max)
         return self._rounded(x, self._trained_affine()[0], self._grad_factor(x))
@@ -216,17 +210,11 @@ class GroupedBlockQuantizeDequantize(QuantizeDequantize):
         super().set_encoding(encoding, requires_grad=requires_grad)
         self._decompressed_bw = bits
 
-    def get_extra_state(self) -> dict[str, Any]:
+    def _state(self) -> dict[str, Any]:
         groups = {"decompressed_bw": self._decompressed_bw, "block_grouping": list(self._block_grouping)}
-        return {**super().get_extra_state(), **groups}
+        return {**super()._state(), **groups}
 
     def _take_over(self, state: dict[str, Any], tensors: dict[str, Any], prefix: str) -> None:
-        missing = {"decompressed_bw", "block_grouping"} - state.keys()
-        if missing:
-            raise ValueError(
-                f"{prefix[:-1]}: the state lacks {', '.join(sorted(missing))}, expected that of a "
-                f"{type(self).__name__}."
-            )
         owner, bits = prefix[:-1], state["decompressed_bw"]
         layout = Layout.of(owner, state["shape"], state["block_size"])
         grid = Grid.of(owner, state["qmin"], state["qmax"], state["symmetric"], state["zero_point"])

@@ -2,41 +2,66 @@
 
 from __future__ import annotations
 
-import math
+import json
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .._layout import Layout
-from .grid import PARAMETERS, Grid
+_VERSION = 1
+#: States have the same number of bytes whatever they say: torch.distributed.checkpoint reads into a state_dict at hand.
+_UNIT = 512
 
 
 class Saving:
-    """Part of :class:`AffineQuantizer`."""
+    """Part of :class:`Quantizer`."""
 
-    def get_extra_state(self) -> dict[str, Any]:
-        """What state_dict holds besides tensors: plain types only."""
+    def get_extra_state(self) -> Tensor:
+        """What state_dict holds besides the range: JSON of plain values as a uint8 tensor, blanks at its end.
+
+        Example:
+            >>> state = QuantizeDequantize((1,), 4, symmetric=True).get_extra_state()
+            >>> json.loads(bytes(state.tolist()))["qmin"]
+            -8
+        """
+        text = json.dumps({"version": _VERSION, **self._state()}).encode()
+        return torch.tensor(list(text.ljust(-len(text) // _UNIT * -_UNIT)), dtype=torch.uint8, device="cpu")
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take over whether there is a range; everything else was taken over before the tensors were loaded."""
+        values = self._read_state(self._title(), state)
+        self._initialized, self._unseen = bool(values["initialized"]), bool(values["unseen"])
+        self._note_versions()
+        self._refresh()
+
+    def _read_state(self, owner: str, state: Any) -> dict[str, Any]:
+        if not isinstance(state, Tensor) or state.dtype != torch.uint8:
+            raise ValueError(
+                f"{owner}: _extra_state is a {type(state).__name__}, expected the uint8 tensor that state_dict() "
+                "wrote. Leave it out, with strict=False, to load the range alone."
+            )
+        try:
+            values = json.loads(bytes(state.tolist()))
+            version = values.pop("version")
+        except (ValueError, TypeError, LookupError, AttributeError):
+            raise ValueError(f"{owner}: _extra_state is damaged, expected what state_dict() wrote.") from None
+        if version != _VERSION:
+            raise ValueError(f"{owner}: _extra_state has version {version!r}, expected {_VERSION}.")
+        missing = self._state().keys() - values.keys()
+        if missing:
+            raise ValueError(
+                f"{owner}: _extra_state lacks {', '.join(sorted(missing))}, expected that of a {type(self).__name__}."
+            )
+        return values
+
+    def _state(self) -> dict[str, Any]:
         return {
             "shape": list(self.shape),
             "block_size": None if self.block_size is None else list(self.block_size),
-            "qmin": self.qmin,
-            "qmax": self.qmax,
-            "symmetric": self.symmetric,
-            "zero_point": self._grid.zero_point,
-            "parametrization": self._parametrization,
-            "grad_scale": self.grad_scale,
             "mode": self.mode,
             "initialized": self.is_initialized(),
             "unseen": self._unseen,
         }
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Take over whether there is a range; everything else was taken over before the tensors were loaded."""
-        if isinstance(state, dict) and "mode" in state:
-            self._initialized, self._unseen = bool(state["initialized"]), bool(state["unseen"])
-        self._note_versions()
-        self._refresh()
 
     def _remember(self) -> tuple:
         """All that loading an encoding changes, for :meth:`_recall`."""
@@ -66,40 +91,27 @@ class Saving:
         mine = {key: value for key, value in state_dict.items() if key.startswith(prefix)}
         state = mine.get(prefix + "_extra_state")
         try:
-            if isinstance(state, dict) and "mode" in state:
-                self._take_over(state, mine, prefix)
+            if state is not None:
+                self._take_over(self._read_state(prefix[:-1], state), mine, prefix)
             for name, held in (*self.named_parameters(), *self.named_buffers()):
                 value = mine.get(prefix + name)
                 if value is not None:
                     mine[prefix + name] = self._fitted(prefix + name, value, held)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             error_msgs.append(str(error))
             return
         super()._load_from_state_dict(mine, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
-        names = [name for name, _ in self.named_parameters()]
+        names = list(self._held())
         if prefix + "_extra_state" not in mine and names and all(prefix + name in mine for name in names):
             self._initialized, self._unseen = True, False
             self._refresh()
 
-    def _take_over(self, state: dict[str, Any], tensors: dict[str, Any], prefix: str) -> None:
-        parametrization = state["parametrization"]
-        default = self.grad_scale if parametrization == self._parametrization else 1.0
-        grad_scale = state.get("grad_scale", default)
-        layout = Layout.of(prefix[:-1], state["shape"], state["block_size"])
-        grid = Grid.of(prefix[:-1], state["qmin"], state["qmax"], state["symmetric"], state["zero_point"])
-        self._check_options(prefix[:-1], state["mode"], parametrization, grad_scale)
-        clip = tensors.get(prefix + "clip")
-        for name in PARAMETERS[parametrization]:
-            value = tensors.get(prefix + name)
-            if value is not None and value.numel() != math.prod(layout.shape):
-                raise ValueError(f"{prefix}{name} has shape {tuple(value.shape)}, expected {layout.shape}.")
-        device = self._device()
-        self._grid = grid
-        self._hold_as(parametrization, grad_scale)
-        self._install(layout, state["mode"], device)
+    def _fit_clip(self, clip: Tensor | None) -> None:
+        """Make room for the factors of a dynamic range that are about to be loaded."""
         if self.clip is not None and clip is not None and clip.numel() != self.clip.numel():
             self._clip_per_group = clip.numel() > 1
-            self.clip = torch.ones(layout.shape if self._clip_per_group else (1,), dtype=torch.float32, device=device)
+            shape = self.shape if self._clip_per_group else (1,)
+            self.clip = torch.ones(shape, dtype=torch.float32, device=self.clip.device)
 
     @staticmethod
     def _fitted(key: str, value: Tensor, held: Tensor) -> Tensor:

@@ -67,7 +67,10 @@ class InvertedResidual(nn.Module):
 class MobileNetV2(nn.Module):
     """Of width 1, for 1000 classes (Sandler 2018, table 2)."""
 
-    SETTING = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+    #: Expansion, channels, repeats, stride.
+    SETTING = (
+        (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1),
+    )  # fmt: skip
 
     def __init__(self) -> None:
         super().__init__()

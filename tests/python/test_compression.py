@@ -18,7 +18,7 @@ from simulations import ResNet20, Shortcut, calibrated
 from test_training import gradients, in_threads, replicas, same_gradients
 
 LEARNED = "training_range_learning_with_tf_init"
-WAYS = ["fixed", "learned", "lsq"]
+WAYS = ["fixed", "learned", "lsq", "pact"]
 
 
 class Inverted(nn.Module):
@@ -48,6 +48,8 @@ def simulated(net, x, way, **options):
     sim = calibrated(net, x, quant_scheme=LEARNED if way == "learned" else "min_max", **options)
     if way == "lsq":
         qat.use_lsq(sim, initialization=None)
+    elif way == "pact":
+        qat.use_pact(sim)
     sim.model.train()
     return sim
 
@@ -281,6 +283,7 @@ def test_autocast(pair):
         same_step(step(compressed, x), expected)
 
 
+@pytest.mark.filterwarnings("ignore:.*did not run with the sample input")  # aot_eager calls functions of its own
 def test_compiled_whole_and_in_parts():
     x = torch.randn(16, 8)
     plain = simulated(nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 4)), x, "learned").model
@@ -324,6 +327,19 @@ def test_copies_and_pickles_stay_switched(pair):
     few = qat.saved_bytes(compressed, x).total
     for made in (copy.deepcopy(compressed), pickle.loads(pickle.dumps(compressed))):
         assert qat.saved_bytes(made, x).total == few
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_the_float_model_and_exports_know_nothing_of_it(tmp_path):
+    x = torch.randn(16, 8)
+    sim = simulated(nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 4)), x, "learned")
+    qat.compress_saved_tensors(sim)
+    made = sim.get_original_model(sim.model)
+    assert not made._forward_hooks and not made._forward_pre_hooks
+    traced = torch.jit.trace(sim.model, x)
+    same_bits(traced(x), sim.model(x))
+    exported = torch.export.export(sim.model, (x,))
+    same_bits(exported.module()(x), sim.model(x))
 
 
 def test_nothing_is_left_behind(pair):

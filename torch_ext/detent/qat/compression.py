@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from ..distributed import unwrap
-from ..quantizers import AffineQuantizer, QuantizeDequantize
+from ..quantizers import AffineQuantizer, QuantizeDequantize, Quantizer
 from ..quantizers.grid import PARAMETERS
 from ._quantizers import model_of, named_quantizers
 
@@ -34,8 +34,8 @@ def compress_saved_tensors(sim: QuantizationSimModel | nn.Module, compress: bool
     - else the integer codes of a fixed range, a quarter of the bytes of float32 at 8 bits;
     - else the values, as without.
 
-    Outputs and gradients have the same bits, with one exception: codes hold no NaN, so where a tensor has one, its layer
-    sees NaN throughout in backward. Reading the report :func:`saved_bytes` before and after says what it brings.
+    Outputs and gradients have the same bits, with one exception: codes hold no NaN, so where a tensor has one, its
+    layer sees NaN throughout in backward. The report :func:`saved_bytes`, before and after, says what it brings.
 
     It works on what the forward of the sim's model runs eagerly; ``torch.compile`` chooses itself what it saves, and
     ``torch.utils.checkpoint`` keeps nothing of what it runs again. Under autocast a tensor that torch casts before it
@@ -47,7 +47,8 @@ def compress_saved_tensors(sim: QuantizationSimModel | nn.Module, compress: bool
     Raises:
         ValueError: There are no quantizers.
     Example:
-        >>> sim = detent.QuantizationSimModel(nn.Sequential(nn.Linear(16, 16), nn.GELU(), nn.Linear(16, 4)), torch.randn(1, 16))
+        >>> model = nn.Sequential(nn.Linear(16, 16), nn.GELU(), nn.Linear(16, 4))
+        >>> sim = detent.QuantizationSimModel(model, torch.randn(1, 16))
         >>> sim.compute_encodings(lambda model: model(torch.randn(8, 16)))
         >>> before = detent.qat.saved_bytes(sim, torch.randn(1024, 16))
         >>> compress_saved_tensors(sim)
@@ -56,19 +57,22 @@ def compress_saved_tensors(sim: QuantizationSimModel | nn.Module, compress: bool
         (True, True)
     """
     owner = "compress_saved_tensors"
-    quantizers = [quantizer for _, quantizer in named_quantizers(owner, sim)]
+    quantizers = named_quantizers(owner, sim)
     root = unwrap(model_of(owner, sim))
-    for module, hooks in [(root, root._forward_pre_hooks), (root, root._forward_hooks)] + [
-        (quantizer, quantizer._forward_hooks) for quantizer in quantizers
-    ]:
-        for key in [key for key, hook in hooks.items() if hook in (_begin, _end, _note)]:
-            del hooks[key]
-            module._forward_hooks_always_called.pop(key, None)
+    unhook(root)
     if compress:
         root.register_forward_pre_hook(_begin)
         root.register_forward_hook(_end, always_call=True)
-        for quantizer in quantizers:
-            quantizer.register_forward_hook(_note)
+    for _, quantizer in quantizers:
+        quantizer._told = _note if compress else None
+
+
+def unhook(root: nn.Module) -> None:
+    """Take from a model what :func:`compress_saved_tensors` put there beside what its quantizers know."""
+    for hooks in (root._forward_pre_hooks, root._forward_hooks):
+        for key in [key for key, hook in hooks.items() if hook in (_begin, _end)]:
+            del hooks[key]
+            root._forward_hooks_always_called.pop(key, None)
 
 
 # --- hooks: functions of this module, so that copies and pickles keep them --------------------------------------------
@@ -105,12 +109,12 @@ def _end(root: nn.Module, *_: Any) -> None:
         _running.root = _running.saver = None
 
 
-def _note(quantizer: AffineQuantizer, inputs: tuple, output: Tensor) -> None:
+def _note(quantizer: Quantizer, x: Tensor, y: Tensor, *activation: float | None) -> None:
     if torch.compiler.is_compiling():
         return
     saver = _running.saver
-    if saver is not None and output is not inputs[0] and torch.is_grad_enabled():
-        saver.note(quantizer, inputs[0], output)
+    if saver is not None and torch.is_grad_enabled():
+        saver.note(quantizer, x, y, activation)
 
 
 # --- what is kept, and how it becomes the tensor that was saved -------------------------------------------------------
@@ -162,13 +166,13 @@ class _ByOthers:
 class _Recomputed:
     """The input of the quantizer, which is kept anyway."""
 
-    def __init__(self, quantizer: AffineQuantizer, x: _Packed):
-        self.quantizer, self.x = quantizer, x
+    def __init__(self, quantizer: Quantizer, x: _Packed, activation: tuple):
+        self.quantizer, self.x, self.activation = quantizer, x, activation
 
     def restore(self) -> Tensor:
         x = self.x.restore()
         with _apart():
-            return self.quantizer._forward(x)
+            return self.quantizer._forward(x, *self.activation)
 
 
 class _Codes:
@@ -197,7 +201,7 @@ class _Codes:
             return _ops.dequantize(codes, self.scale, self.point, self.dtype, *self.where)
 
 
-def _codes(quantizer: AffineQuantizer, y: Tensor, moved: bool, saver: _Saver) -> _Codes | None:
+def _codes(quantizer: Quantizer, y: Tensor, moved: bool, saver: _Saver) -> _Codes | None:
     """``None`` where codes are no smaller than ``y``, or would not give back its bits."""
     if not isinstance(quantizer, QuantizeDequantize) or quantizer._dynamic or y.dtype == torch.float64 or not y.numel():
         return None
@@ -216,9 +220,9 @@ class _Quantized:
     quantizer's input if it is kept anyway.
     """
 
-    def __init__(self, quantizer: AffineQuantizer, y: Tensor, x: Tensor | None = None, moved: bool = False):
+    def __init__(self, quantizer: Quantizer, y: Tensor, x: Tensor | None = None, activation=(), moved: bool = False):
         self.storage = StorageWeakRef(y.untyped_storage())  # keeps its address from being given to another
-        self.quantizer, self.moved = quantizer, moved
+        self.quantizer, self.activation, self.moved = quantizer, activation, moved
         self.x = None if x is None else (x.detach(), x._version)
         self.like = y.dtype, y.shape, y.stride()
         self.version = y._version
@@ -235,7 +239,9 @@ class _Quantized:
     def _pack(self, tensor: Tensor, saver: _Saver) -> _Packed | None:
         if self.x is not None:
             x, version = self.x
-            return _Recomputed(self.quantizer, saver.pack(x)) if x._version == version else None
+            if x._version != version:
+                return None
+            return _Recomputed(self.quantizer, saver.pack(x), self.activation)
         return _codes(self.quantizer, tensor.detach().as_strided(*self.like[1:], 0), self.moved, saver)
 
 
@@ -253,9 +259,11 @@ class _View:
         return y if self.view == (size, stride, 0) else y.as_strided(*self.view)
 
 
-def _kept_anyway(quantizer: AffineQuantizer, x: Tensor) -> bool:
+def _kept_anyway(quantizer: Quantizer, x: Tensor) -> bool:
     if isinstance(x, nn.Parameter) or hasattr(type(x.grad_fn), "_saved_result"):
         return True
+    if not isinstance(quantizer, AffineQuantizer) or quantizer._parametrization == "pact":  # which keeps a copy
+        return False
     held = (getattr(quantizer, name) for name in PARAMETERS[quantizer._parametrization])
     return any(tensor is not None and tensor.requires_grad for tensor in held)
 
@@ -282,12 +290,12 @@ class _Saver:
     def __init__(self, outside: tuple[Callable, Callable] | None):
         self.outside = outside
         self.quantized: dict[int, _Quantized] = {}  # by storage
-        self.nodes: dict[Any, AffineQuantizer] = {}  # those of one scale, by the node of the graph
+        self.nodes: dict[Any, QuantizeDequantize] = {}  # those of one scale, by the node of the graph
 
-    def note(self, quantizer: AffineQuantizer, x: Tensor, y: Tensor) -> None:
+    def note(self, quantizer: Quantizer, x: Tensor, y: Tensor, activation: tuple) -> None:
         x_kept = x if _kept_anyway(quantizer, x) else None
-        self.quantized[y.untyped_storage()._cdata] = _Quantized(quantizer, y, x_kept)
-        if quantizer._per_tensor and y.grad_fn is not None:
+        self.quantized[y.untyped_storage()._cdata] = _Quantized(quantizer, y, x_kept, activation)
+        if isinstance(quantizer, QuantizeDequantize) and quantizer._per_tensor and y.grad_fn is not None:
             self.nodes[y.grad_fn] = quantizer
 
     def pack(self, tensor: Tensor) -> _Packed:

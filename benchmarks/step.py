@@ -1,6 +1,6 @@
 """What a step of quantization-aware training costs over the float model's: time, and bytes saved for backward.
 
-    python benchmarks/step.py [--models resnet20 ...] [--device cpu|cuda] [--threads N] [--no-compile] [--quick]
+    python benchmarks/step.py [--models resnet20 ...] [--how eager ...] [--device cpu|cuda] [--threads N] [--quick]
                               [--out DIR]
 
 A step is forward, backward and SGD with momentum, at W8A8. Ranges are fixed (activations stay, weights follow),
@@ -34,6 +34,7 @@ from detent import QuantizationSimModel, qat
 
 HERE = Path(__file__).resolve().parent
 FLOAT = "unit"
+HOW = ("eager", "compiled", "captured")
 WAYS = {"fixed": "min_max", "learned": "training_range_learning_with_tf_init", "LSQ": "min_max"}
 #: Bytes that a step saves, over float's: the most that it should.
 GOALS = {"time": 1.10, "bytes, fixed": 1.1, "bytes, learned": 1.35, "bytes, LSQ": 1.35}
@@ -163,7 +164,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
-    parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile, which takes minutes")
+    parser.add_argument("--how", nargs="+", choices=HOW, default=HOW, help="compiling takes minutes (default: all)")
     parser.add_argument("--quick", action="store_true", help="small batches, few rounds: shows that all of it runs")
     parser.add_argument("--out", type=Path, default=HERE / "out", help="folder for the JSON (default: benchmarks/out)")
     return parser.parse_args()
@@ -183,9 +184,8 @@ def main() -> None:
         found = report["quantizers"][name] = quantizers(build(), torch.randn(shapes[options.quick]))
         print(f"\n{name}: {found['quantizers']} quantizers; of {found['products']} inputs of products "
               f"{len(found['off_grid'])} on no grid {found['off_grid'][:4] or ''}")  # fmt: skip
-        for how in ("eager", "compiled", "captured"):
-            skipped = how == "compiled" and options.no_compile
-            result = "--no-compile" if skipped else run(name, how, options.device, effort, options.quick)
+        for how in options.how:
+            result = run(name, how, options.device, effort, options.quick)
             gc.collect()
             torch.compiler.reset()
             if isinstance(result, str):

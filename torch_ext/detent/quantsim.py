@@ -274,7 +274,10 @@ class QuantizationSimModel(Looking):
             >>> QuantizationSimModel.get_original_model(sim.model, qdq_weights=True)
             Linear(in_features=4, out_features=2, bias=True)
         """
+        from .qat.compression import unhook
+
         made = copy.deepcopy(model)
+        unhook(made)
         if qdq_weights:
             with torch.no_grad():
                 for quantizer, owner, name in parameters_of(made):

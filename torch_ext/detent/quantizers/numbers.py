@@ -52,12 +52,15 @@ class Numbers:
     def _trained_affine(self) -> tuple[Tensor, Tensor | None]:
         """The held scale and zero_point, kept usable whatever an optimizer made of them; gradients pass unchanged."""
         grid = self._grid
-        size = self.scale * torch.where(self.scale < 0, -1.0, 1.0)  # abs() has no slope at 0, and would never leave it
-        scale = size + (size.clamp_min(min(1.1920929e-7, 0.01 / grid.steps)) - size).detach()
+        held = self.scale.detach()  # the graph has one node for each of the two
+        sign = torch.where(held < 0, -1.0, 1.0)  # abs() has no slope at 0, and would never leave it
+        size = held * sign
+        lift = size.clamp_min(min(1.1920929e-7, 0.01 / grid.steps)) - size
+        scale = torch.addcmul(lift, self.scale, sign)
         if grid.symmetric:
             return scale, self._centre
-        point = self.zero_point
-        return scale, point + (point.clamp(grid.qmin, grid.qmax) - point).detach()
+        point = self.zero_point.detach()
+        return scale, self.zero_point + (point.clamp(grid.qmin, grid.qmax) - point)
 
     def _grad_factor(self, x: Tensor) -> float:
         if self.grad_scale != "lsq":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +50,8 @@ class Quantizer(Calibration, Saving, AimetNames, nn.Module):
     scaled = True
     #: What ``mode`` may be.
     _modes: tuple[str, ...] = ("fixed", "dynamic")
+    #: Told what a call made of what: ``(quantizer, x, y)``.
+    _told: Callable[..., None] | None = None
 
     def __init__(self, layout: Layout, grid: Grid, mode: str, observer: MinMaxObserver | None):
         if observer is not None and observer.shape != layout.shape:
@@ -284,7 +286,10 @@ class Quantizer(Calibration, Saving, AimetNames, nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self._bypass:
             return self._forward_otherwise(x)
-        return self._forward(x)
+        y = self._forward(x)
+        if self._told is not None:
+            self._told(self, x, y)
+        return y
 
     def _forward(self, x: Tensor) -> Tensor:
         raise NotImplementedError

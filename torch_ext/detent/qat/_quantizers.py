@@ -34,7 +34,7 @@ def named_quantizers(owner: str, sim: QuantizationSimModel | nn.Module) -> list[
 
 
 def changeable(owner: str, sim: QuantizationSimModel | nn.Module) -> list[tuple[str, Quantizer]]:
-    """Those whose encodings are not frozen for good (``allow_overwrite(False)``), before what they train changes.
+    """Those whose encodings are not frozen for good (``allow_overwrite(False)``), to change what they train.
 
     Raises:
         RuntimeError: DistributedDataParallel waits for the gradients of the parameters that it found, and for no others.
@@ -42,9 +42,9 @@ def changeable(owner: str, sim: QuantizationSimModel | nn.Module) -> list[tuple[
     model = getattr(sim, "model", sim) if not isinstance(sim, nn.Module) else sim
     if isinstance(model, nn.Module) and any(isinstance(module, DistributedDataParallel) for module in model.modules()):
         raise RuntimeError(
-            f"{owner}: the model is wrapped in DistributedDataParallel, which reduces the gradients of the parameters that "
-            "trained when it was made, expected the bare model. Set sim.model = sim.model.module, change the ranges, and "
-            "wrap it anew."
+            f"{owner}: the model is wrapped in DistributedDataParallel, which reduces the gradients of the parameters "
+            "that trained when it was made, expected the bare model. Set sim.model = sim.model.module, change the ranges, "
+            "and wrap it anew."
         )
     return [(name, quantizer) for name, quantizer in named_quantizers(owner, sim) if quantizer._overwritable]
 

@@ -101,9 +101,8 @@ class QuantizationSimModel(Looking):
         self.default_output_bw = default_output_bw
         self.default_param_bw = default_param_bw
         self.model = model if in_place else copy.deepcopy(model)
-        self._excluded: set[str] = set()
         self._graph = record(self.model, dummy_input)
-        install(
+        self._reasons = install(
             self.model,
             self._graph,
             self.config,
@@ -203,14 +202,12 @@ class QuantizationSimModel(Looking):
                     f"exclude_layers_from_quantization: {what} is not in sim.model, expected modules of sim.model or "
                     "their names. The float model's modules are other objects unless the sim was built in_place."
                 )
-        exclude(self._network, self._graph, paths)
-        self._excluded |= paths
+        exclude(self._network, self._graph, self._reasons, paths)
 
     def exclude_param_from_quantization(self, name: str) -> None:
         """Remove the quantizers of every parameter called ``name``, such as ``"bias"``, in all layers."""
-        self._remove(
-            {id(quantizer) for module in self.model.modules() if (quantizer := holder(module, "param").get(name))}
-        )
+        unwanted = {id(held) for module in self.model.modules() if (held := holder(module, "param").get(name))}
+        self._remove(unwanted, "excluded")
 
     @torch.no_grad()
     def fold_param_quantizers(self) -> None:
@@ -380,11 +377,12 @@ class QuantizationSimModel(Looking):
         """:meth:`load_and_freeze_encodings` of the parameters in a file; what it says of activations is passed over."""
         loading.load(self, encoding_path, requires_grad=False, allow_overwrite=False, parameters_only=True)
 
-    def _remove(self, unwanted: set[int]) -> None:
-        for module in self.model.modules():
+    def _remove(self, unwanted: set[int], why: str) -> None:
+        for path, module in self._network.named_modules():
             for slot, key, quantizer in list(entries(module)):
                 if id(quantizer) in unwanted:
                     module._modules[f"{slot}_quantizers"]._modules[key] = None
+                    self._reasons.remove(path, slot, key, why)
 
     def export(
         self,

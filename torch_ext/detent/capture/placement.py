@@ -16,6 +16,7 @@ from .checkpoint import resume_recomputations
 from .graph import Event, Graph, Read
 from .mode import Capture, Captured, captured_class
 from .policy import Policy
+from .reasons import Reasons
 from .sites import CallSite
 from .spec import Spec
 
@@ -64,7 +65,8 @@ class _Installer:
                 module.__class__ = captured_class(type(module))
             except TypeError:  # a class that cannot be derived from is left as it is
                 continue
-            module._detent = Capture(path, forward=module.__dict__.pop("forward", None))
+            forward = module.__dict__.pop("forward", None)
+            module._detent = Capture(path, forward=forward, lines=self.graph.lines.get(path, {}))
         for path, uses in self.graph.uses.items():
             if len(uses) > 1:
                 self._reused(path, uses)
@@ -107,16 +109,12 @@ class _Installer:
             return
         if event.constant or event.integers:
             owner._detent.names.setdefault(event.site_name, None)
-            owner._detent.reasons[event.site_name] = self.policy.reasons[event.key]
             return
         site = site_of(owner, event)
         site.copied |= {read.slot for read in event.reads if read.overwritten}
         self._activation(site.output_quantizers, 0, self.policy.output(event))
         for read in event.reads:
             self._site_input(owner, event, site, read)
-        reason = self.policy.reasons.get(event.key)
-        if reason is not None:
-            owner._detent.reasons[event.site_name] = reason
         keep_site(owner, event, site)
 
     def _site_input(self, owner: nn.Module, event: Event, site: CallSite, read: Read) -> None:
@@ -217,9 +215,11 @@ def install(
     output_bw: int,
     param_bw: int,
     learned: bool,
-) -> None:
+) -> Reasons:
     """Turn ``model`` into a simulation of itself, in place.
 
+    Returns:
+        Why the rest is float.
     Raises:
         ValueError: The configuration's overrides do not fit the model, which is as it was.
     """
@@ -230,3 +230,6 @@ def install(
         for slot, key, quantizer in entries(module):
             if isinstance(quantizer, Quantizer) and not quantizer._label:
                 quantizer._label = f"{name}.{slot}_quantizers.{key}".lstrip(".")
+    reasons = policy.why()
+    reasons.note_placed(model)
+    return reasons

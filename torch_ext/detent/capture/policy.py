@@ -13,6 +13,7 @@ from ..config import Config, Kernel, OpType
 from ..config.overrides import NOTHING, Selected
 from ..nn.table import SLOTS, is_leaf, outside_leaves
 from .graph import MOVING, Event, Graph, Read, Value
+from .reasons import EXCLUDED, OFF, Reasons
 from .spec import Spec, blocks, channels
 from .supergroups import PASSES, Fusions, names_of
 
@@ -78,6 +79,22 @@ class Policy:
                 yield name
         yield from {_name(event) for event in self.graph.events if event.site is not None}
 
+    def why(self) -> Reasons:
+        """What is float, and why."""
+        last, ends = self.fusions.last, {}
+        for event in self.graph.events:
+            end = event
+            while end.key in last and end.key in self.fusions.inner:
+                end = last[end.key]
+            if end is not event:
+                ends[event.key] = end
+        inputs = {
+            (event.key, read.slot): said for event in self.graph.events for read in event.reads
+            if read.value.producer is None and not event.constant and (said := self._unfit(read.value)) is not None
+        }  # fmt: skip
+        params = {key: self._why_float_parameter(*key) for key, spec in self.params.items() if spec is None}
+        return Reasons(self.reasons, inputs, ends, params)
+
     # --- outputs ------------------------------------------------------------------------------------------------------
 
     def _why_float(self, event: Event) -> str | None:
@@ -85,10 +102,10 @@ class Policy:
         if cannot is not None:
             return cannot
         if self._excluded(event):
-            return "excluded by an override"
+            return EXCLUDED
         if event.key in self.fusions.inner:
-            return "inside a supergroup"
-        return None if self._wants_output(event) else "off in the configuration"
+            return f"inside {self.fusions.inner[event.key]}"
+        return None if self._wants_output(event) else OFF
 
     def _cannot(self, event: Event) -> str | None:
         """Why no configuration quantizes an output."""
@@ -100,11 +117,7 @@ class Policy:
             return "computed from constants alone"
         if event.output is None:
             return "makes no tensor of floats"
-        if event.output.masking:
-            return "its output holds a mask's infinities"
-        if self._loses(event.output):
-            return "its output must not become zero, and some of it is near"
-        return "changes a buffer or parameter" if event.on_state else None
+        return self._unfit(event.output) or ("changes a buffer or parameter" if event.on_state else None)
 
     def _loses(self, value: Value) -> bool:
         """Whether rounding may make zeros that something divides by."""
@@ -143,7 +156,7 @@ class Policy:
         """For a read of an activation: a quantizer of its own, where the configuration asks for one and where a
         quantized operator would take a tensor that is on no grid."""
         value, event = read.value, read.event
-        if event.on_state or value.masking or self._loses(value) or self._excluded(event):
+        if event.on_state or self._unfit(value) is not None or self._excluded(event):
             return None
         if event.onnx_op in MOVING:  # an input of the model, for those who read what it keeps
             readers = [reader.event for reader in event.output.reads] if event.output is not None else []
@@ -157,6 +170,12 @@ class Policy:
         if not asked and (self.on_grid(value) or not (self.quantized(event) or self._enters(value))):
             return None
         return self.activation(_name(event), event.onnx_op)
+
+    def _unfit(self, value: Value) -> str | None:
+        """Why no grid holds a tensor."""
+        if value.masking:
+            return "holds a mask's infinities"
+        return "must not become zero, and some of it is near" if self._loses(value) else None
 
     def _enters(self, value: Value) -> bool:
         return value.entered and self.config.model_input.is_input_quantized
@@ -212,6 +231,11 @@ class Policy:
                     axis = output_channels(module)
                     spec = self.parameter(_join(path, name), _role(name), slots.onnx_op, parameter.shape, axis)
                     yield (path, name), None if path in folded else spec
+
+    def _why_float_parameter(self, path: str, name: str) -> str:
+        if any(event.path == path and event.key in self.fusions.folded for event in self.graph.events):
+            return "folded into the layer before"
+        return EXCLUDED if self.selected.of(_join(path, name)).quantized is False else OFF
 
     def _tied(self, specs: dict[tuple[str, str], Spec | None]) -> dict[tuple[str, str], Spec | None]:
         """A parameter with several names has one quantizer: that of the first name that an override speaks of."""

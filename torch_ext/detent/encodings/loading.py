@@ -73,7 +73,8 @@ def load(
         if allow_overwrite is not None:
             target.quantizer.allow_overwrite(allow_overwrite)
     if not partial:
-        sim._remove({id(quantizer) for _, _, quantizer in sim._named_slots()} - kept)
+        unwanted = {id(quantizer) for _, _, quantizer in sim._named_slots()} - kept
+        sim._remove(unwanted, "not in the encodings that were loaded")
 
 
 def _targets(

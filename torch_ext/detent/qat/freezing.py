@@ -22,8 +22,8 @@ class OscillationFreezer:
     """Freezes weights that oscillate: late in training some swing between two codes from step to step, and what batch
     norms have counted fits neither (Nagel 2022, section 4.3 and algorithm 1).
 
-    After each step of the optimizer, a weight oscillates where its code changed in the direction opposite to that of the
-    change before. ``frequency = momentum * oscillates + (1 - momentum) * frequency``, and ``average`` likewise of its
+    After each step of the optimizer, a weight oscillates where its code changed in the direction opposite to the change
+    before. ``frequency = momentum * oscillates + (1 - momentum) * frequency``, and ``average`` likewise of its
     code. Where the frequency exceeds ``threshold``, the weight stays at the rounded average from then on; with a scale
     that is trained it moves with the scale. Everything is computed on the weight's device, without waiting for it.
 

@@ -306,6 +306,12 @@ class AffineQuantizer(Numbers, AffineAimetNames, Quantizer):
         self._install(layout, state["mode"], device)
         self._fit_clip(tensors.get(prefix + "clip"))
 
+    def _type_in_words(self) -> str:
+        return f"at {self.bitwidth} bits"
+
+    def _grid_in_words(self) -> str:
+        return f"{'symmetric' if self.symmetric else 'asymmetric'} {self.qmin} .. {self.qmax}"
+
     def extra_repr(self) -> str:
         parts = [f"shape={self.shape}", f"qmin={self.qmin}", f"qmax={self.qmax}", f"symmetric={self.symmetric}"]
         if self._grid.zero_point is not None:

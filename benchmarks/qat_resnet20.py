@@ -20,11 +20,12 @@ from pathlib import Path
 import numpy
 import torch
 import torch.nn.functional as F
-from accuracy import groups, rows_of_seed, run
-from models import ResNet20
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from accuracy import groups, rows_of_seed, run
+from models import ResNet20
 
 CALIBRATION = 512
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
@@ -109,7 +110,9 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--lr", type=float, default=0.01, help="of the weights; falls to 0 along a cosine")
     parser.add_argument("--range-lr", type=float, default=None, help="of the ranges; the weights' if not given")
     parser.add_argument("--images", type=int, default=2000, help="test images, spread evenly over the classes")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="each sets calibration images and batches")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[0, 1, 2], help="each sets calibration images and batches"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "out")
     return parser.parse_args(given)

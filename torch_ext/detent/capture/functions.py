@@ -9,6 +9,7 @@ these are in :mod:`detent.capture.composites`.
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import FunctionType
@@ -201,6 +202,21 @@ def _movers() -> dict[object, Operator]:
 
 _composites = {function: Operator(function.__name__, "", (), body=body) for function, body in BODIES.items()}
 _TABLE = _movers() | _operators() | _composites
+
+
+def _show_to_compiler() -> None:
+    """torch.compile hands modes the functions that torch.overrides lists. Some are not listed and would go to the graph
+    unseen, ``F.hardswish`` say, though eagerly they, or what they call, come to every mode."""
+    listed = torch.overrides.get_overridable_functions()
+    known = {function for functions in listed.values() for function in functions}
+    plain = (function for name, function in vars(F).items() if isinstance(function, FunctionType) and name[0] != "_")
+    listed[F].extend(function for function in plain if function in _TABLE and function not in known)
+    read = getattr(sys.modules.get("torch._dynamo.variables.torch"), "get_overridable_functions", None)
+    if hasattr(read, "cache_clear"):  # it may have read the list already
+        read.cache_clear()
+
+
+_show_to_compiler()
 # torch.compile does not find a Tensor method that is written in Python in a dictionary of functions.
 _METHODS = {
     function.__name__: (function, operator)

@@ -135,7 +135,6 @@ class Quantize(AffineQuantizer):
         self.dtype = dtype
 
     def _forward(self, x: Tensor) -> Tensor:
-        grid = self._grid
         if self._parametrization == "scale_zero_point":
             return self._codes(x, *self._trained_affine())
         if not self._dynamic:

@@ -176,16 +176,16 @@ class Numbers:
         super()._check_ends(low, high)
         if self._parametrization == "pact" and bool(low.any()):
             raise ValueError(
-                f"{self._title()}: min is {low.item():.4g}, expected 0, where ranges of parametrization 'pact' begin. Set "
-                "another parametrization first."
+                f"{self._title()}: min is {low.item():.4g}, expected 0, where ranges of parametrization 'pact' begin. "
+                "Set another parametrization first."
             )
 
     def _check_begins_at_zero(self, point: Tensor, qmin: int | None = None) -> None:
         qmin = self._grid.qmin if qmin is None else qmin
         if not bool((point == qmin).all()):
             raise ValueError(
-                f"{self._title()}: the range has zero point {point.flatten()[:4].tolist()} on a grid from {qmin}, expected "
-                f"a range that begins at 0, zero point {qmin}, for parametrization 'pact'."
+                f"{self._title()}: the range has zero point {point.flatten()[:4].tolist()} on a grid from {qmin}, "
+                f"expected a range that begins at 0, zero point {qmin}, for parametrization 'pact'."
             )
 
     def _choose_sign(self, values: Tensor) -> None:

@@ -12,6 +12,11 @@ import argparse
 import json
 import time
 
+import fixed_malloc
+
+if __name__ == "__main__":
+    fixed_malloc.ensure()  # before the seconds that importing torch takes
+
 import torch
 from detent import QuantizationSimModel, QuantScheme
 from torch import nn

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from detent import QuantizationSimModel, quantization_disabled
-from detent.quantizers import AffineQuantizer
+from detent.quantizers import Quantizer
 from grids import inputs_off_grid
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
@@ -149,7 +149,8 @@ def _check_sim(stages: _Stages, row: dict, model: nn.Module, sim, samples: list,
         row.update(_check_training_step(fail, model, sim, samples[2]))
     with stages.stage("grids") as fail, torch.no_grad():
         sim.model.eval()
-        off, seen = inputs_off_grid(sim.model, lambda: run(sim.model, samples[0]))
+        calls = [lambda sample=sample: run(sim.model, sample) for sample in samples[:2]]
+        off, seen = inputs_off_grid(sim.model, *calls)
         row.update(products=seen, off_grid=len(off))
         if off:
             fail(f"{len(off)} inputs are on no grid: {', '.join(off[:4])}")
@@ -180,7 +181,7 @@ def _check_training_step(fail, model: nn.Module, sim: QuantizationSimModel, samp
     handles = []
     names = {quantizer: name for name, quantizer in sim.named_quantizers()}
 
-    def keep(quantizer: AffineQuantizer, inputs, output) -> None:
+    def keep(quantizer: Quantizer, inputs, output) -> None:
         if output.requires_grad and output is not inputs[0]:
             output.retain_grad()
             made.setdefault(names[quantizer], []).append(output)

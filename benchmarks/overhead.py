@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from detent import QuantizationSimModel
-from detent.quantizers import AffineQuantizer
+from detent.quantizers import Quantizer
 from harness import Effort, Group, environment, measure, reason, show
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -86,7 +86,7 @@ def run(device: str, quick: bool) -> dict | str:
 
         return call
 
-    quantizers: list[tuple[AffineQuantizer, torch.Tensor]] = []
+    quantizers: list[tuple[Quantizer, torch.Tensor]] = []
     handles = [
         quantizer.register_forward_pre_hook(lambda quantizer, inputs: quantizers.append((quantizer, inputs[0])))
         for quantizer in on.quantizers()

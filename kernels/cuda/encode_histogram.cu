@@ -28,52 +28,71 @@ struct Best {
 };
 
 struct FilledRoom {
-    double count[DETENT_MOST_BINS], weighed[DETENT_MOST_BINS];
-    int32_t bin[DETENT_MOST_BINS];
+    double below[DETENT_SEARCH_ROOM + 1], weighed_below[DETENT_SEARCH_ROOM + 1];
+    int32_t bin[DETENT_SEARCH_ROOM];
 };
 
 /* What each thread has, added up over the threads before it; the total to all. */
-__device__ __forceinline__ unsigned sum_before(unsigned mine, unsigned *total)
+template <typename T> __device__ __forceinline__ T sum_before(T mine, T *total)
 {
-    __shared__ unsigned of_warp[THREADS / WARP];
-    unsigned sum = mine;
+    __shared__ T of_warp[THREADS / WARP];
+    T sum = mine, before = 0;
     for (unsigned apart = 1; apart < WARP; apart *= 2) {
-        const unsigned other = __shfl_up_sync(0xffffffffu, sum, apart);
+        const T other = __shfl_up_sync(0xffffffffu, sum, apart);
         if (threadIdx.x % WARP >= apart) sum += other;
     }
     if (threadIdx.x % WARP == WARP - 1) of_warp[threadIdx.x / WARP] = sum;
+    sum = __shfl_up_sync(0xffffffffu, sum, 1);
     __syncthreads();
     *total = 0;
     for (unsigned warp = 0; warp < THREADS / WARP; ++warp) {
-        if (warp < threadIdx.x / WARP) sum += of_warp[warp];
+        if (warp < threadIdx.x / WARP) before += of_warp[warp];
         *total += of_warp[warp];
     }
     __syncthreads();
-    return sum - mine;
+    return threadIdx.x % WARP == 0 ? before : before + sum;
 }
 
 /* The bins that hold anything, in order. */
-__device__ __forceinline__ size_t fill(const int64_t *counts, size_t bins, bool weigh, FilledRoom &room)
+__device__ __forceinline__ detent_filled_bins fill(const int64_t *counts, size_t bins, double width, FilledRoom &room)
 {
-    const size_t share = ceil_div(bins, THREADS), first = threadIdx.x * share;
+    const size_t share = ceil_div(bins, THREADS), first = threadIdx.x * share, end = least(first + share, bins);
     unsigned mine = 0, n = 0;
-    for (size_t bin = first; bin < least(first + share, bins); ++bin) mine += counts[bin] > 0;
+    double held = 0, total = 0;
+    for (size_t bin = first; bin < end; ++bin) {
+        mine += counts[bin] > 0;
+        held += (double)counts[bin];
+    }
     unsigned at = sum_before(mine, &n);
-    for (size_t bin = first; bin < least(first + share, bins); ++bin)
+    double below = sum_before(held, &total);
+    for (size_t bin = first; bin < end; ++bin)
         if (counts[bin] > 0) {
-            const double count = (double)counts[bin];
             room.bin[at] = (int32_t)bin;
-            room.count[at] = count;
-            room.weighed[at++] = weigh ? count * log(count) : 0;
+            room.below[at++] = below;
+            below += (double)counts[bin];
         }
-    /* bins is a multiple of the lanes, so the padding has room. */
-    const unsigned padded = n + (DETENT_SEARCH_LANES - n % DETENT_SEARCH_LANES) % DETENT_SEARCH_LANES;
-    if (threadIdx.x < padded - n) {
-        room.bin[n + threadIdx.x] = (int32_t)(bins / 2);
-        room.count[n + threadIdx.x] = 0;
+    __syncthreads();
+    if (threadIdx.x <= DETENT_SEARCH_LANES) {
+        room.below[n + threadIdx.x] = total;
+        if (n > 0 && threadIdx.x < DETENT_SEARCH_LANES) room.bin[n + threadIdx.x] = room.bin[n - 1];
     }
     __syncthreads();
-    return n;
+    return {room.bin, room.below, room.weighed_below, n, bins, width};
+}
+
+__device__ __forceinline__ void weigh(const detent_filled_bins &filled, FilledRoom &room)
+{
+    const size_t share = ceil_div(filled.n, THREADS), first = least(threadIdx.x * share, filled.n);
+    const size_t end = least(first + share, filled.n);
+    double mine = 0, total = 0;
+    for (size_t i = first; i < end; ++i) mine += detent_bin_weighed(&filled, i);
+    double below = sum_before(mine, &total);
+    for (size_t i = first; i < end; ++i) {
+        room.weighed_below[i] = below;
+        below += detent_bin_weighed(&filled, i);
+    }
+    if (threadIdx.x == 0) room.weighed_below[filled.n] = total;
+    __syncthreads();
 }
 
 __device__ __forceinline__ Best best_of_block(Best mine)
@@ -100,7 +119,7 @@ __device__ __forceinline__ detent_candidate search_group(const detent_search_pla
         Best mine = {(double)INFINITY, SIZE_MAX};
         for (size_t index = threadIdx.x; index < candidates; index += THREADS) {
             const detent_candidate candidate = detent_search_candidate(&plan, look, index, before);
-            mine.join({detent_search_cost(&plan, &filled, candidate), index});
+            mine.join({detent_search_cost(&plan, &filled, candidate, mine.cost), index});
         }
         const Best best = best_of_block(mine);
         if (best.cost < cost) {
@@ -119,9 +138,9 @@ __global__ void __launch_bounds__(THREADS) search_groups(const __grid_constant__
     const bool percentile = job.search.method == DETENT_PERCENTILE;
     for (size_t group = blockIdx.x; group < job.groups; group += gridDim.x) {
         double lo = job.lo[group], hi = job.hi[group], min = 0, max = 0;
-        const size_t n = fill(job.counts + group * job.bins, job.bins, job.search.method == DETENT_ENTROPY, room);
-        const detent_filled_bins filled = {
-            room.bin, room.count, room.weighed, n, job.bins, ldexp(1.0, detent_histogram_exponent(lo, hi, job.bins))};
+        const detent_filled_bins filled = fill(job.counts + group * job.bins, job.bins,
+                                               ldexp(1.0, detent_histogram_exponent(lo, hi, job.bins)), room);
+        if (job.search.method == DETENT_ENTROPY) weigh(filled, room);
         if (percentile) detent_percentile_range(&filled, job.search.percentile, &lo, &hi);
         const detent_search_plan plan = detent_plan_search(job.search, job.grid, lo, hi);
         min = plan.low;

@@ -2,11 +2,7 @@
  * once. In C the two get the suffixes _f32 and _f64; in CUDA C++ functions are overloads and keep the plain name
  * (DETENT_REAL), while types keep the suffix (DETENT_REAL_TYPE).
  * No include guard: each family's header includes this once. */
-#ifdef __CUDACC__
-#define DETENT_HD __host__ __device__ __forceinline__
-#else
-#define DETENT_HD inline __attribute__((always_inline))
-#endif
+#include "host_device.h"
 
 /* The double form of a formula, from code that is written once. */
 #ifdef __cplusplus

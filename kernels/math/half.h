@@ -6,32 +6,28 @@
 #include <stdint.h>
 #include <string.h>
 
-#ifdef __CUDACC__
-#define DETENT_HD_HALF __host__ __device__ __forceinline__
-#else
-#define DETENT_HD_HALF inline __attribute__((always_inline))
-#endif
+#include "host_device.h"
 
-static DETENT_HD_HALF float detent_float_of_bits(uint32_t bits)
+static DETENT_HD float detent_float_of_bits(uint32_t bits)
 {
     float value;
     memcpy(&value, &bits, sizeof value);
     return value;
 }
 
-static DETENT_HD_HALF uint32_t detent_bits_of_float(float value)
+static DETENT_HD uint32_t detent_bits_of_float(float value)
 {
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);
     return bits;
 }
 
-static DETENT_HD_HALF float detent_bf16_to_f32(uint16_t half)
+static DETENT_HD float detent_bf16_to_f32(uint16_t half)
 {
     return detent_float_of_bits((uint32_t)half << 16);
 }
 
-static DETENT_HD_HALF uint16_t detent_f32_to_bf16(float value)
+static DETENT_HD uint16_t detent_f32_to_bf16(float value)
 {
     const uint32_t bits = detent_bits_of_float(value);
     const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
@@ -40,7 +36,7 @@ static DETENT_HD_HALF uint16_t detent_f32_to_bf16(float value)
 
 /* Exponent and mantissa move to float's places, then a product with 2^112 corrects the bias; it also makes a binary16
  * subnormal a float normal, exactly. */
-static DETENT_HD_HALF float detent_f16_to_f32(uint16_t half)
+static DETENT_HD float detent_f16_to_f32(uint16_t half)
 {
     const uint32_t magnitude = (uint32_t)(half & 0x7fffu) << 13;
     const uint32_t sign = (uint32_t)(half & 0x8000u) << 16;
@@ -50,7 +46,7 @@ static DETENT_HD_HALF float detent_f16_to_f32(uint16_t half)
 }
 
 /* Below 2^-14 adding 0.5 lets the float adder round to the subnormal's last place; above, the integer adder does. */
-static DETENT_HD_HALF uint16_t detent_f32_to_f16(float value)
+static DETENT_HD uint16_t detent_f32_to_f16(float value)
 {
     const uint32_t bits = detent_bits_of_float(value);
     const uint32_t sign = (bits >> 16) & 0x8000u;

@@ -52,7 +52,7 @@ def test_what_is_computed_from_buffers_is_quantized_once(x):
 
     sim = calibrated(module_of(forward, nn.BatchNorm2d(3)), x)
     expected = ["mul_1.input_quantizers.0", "mul_1.input_quantizers.1", "mul_1.output_quantizers.0"]
-    assert sorted(names(sim)) == expected and "computed from parameters alone" in str(sim)
+    assert sorted(names(sim)) == expected and "computed from constants alone" in str(sim)
 
 
 def test_what_a_quantizer_reads_may_be_written_over(x):

@@ -10,19 +10,19 @@ from torch import nn
 
 from ._report import Summary, summarize
 from .nn import QuantizedModule
-from .quantizers import AffineQuantizer
+from .quantizers import Quantizer
 
 
 class Looking:
     """Part of :class:`QuantizationSimModel`."""
 
-    def named_quantizers(self) -> Iterator[tuple[str, AffineQuantizer]]:
+    def named_quantizers(self) -> Iterator[tuple[str, Quantizer]]:
         """``(name, quantizer)`` of every quantizer; one that is shared comes once, under its first name."""
         for name, module in self._network.named_modules():
-            if isinstance(module, AffineQuantizer):
+            if isinstance(module, Quantizer):
                 yield name, module
 
-    def quantizers(self) -> Iterator[AffineQuantizer]:
+    def quantizers(self) -> Iterator[Quantizer]:
         """Every quantizer, once."""
         for _, quantizer in self.named_quantizers():
             yield quantizer
@@ -48,7 +48,7 @@ class Looking:
         """
         prefixes = tuple(
             f"{name}." for name, module in self._network.named_modules(remove_duplicate=False)
-            if isinstance(module, AffineQuantizer)
+            if isinstance(module, Quantizer)
         )  # fmt: skip
         return {key: value for key, value in self._network.state_dict().items() if key.startswith(prefixes)}
 

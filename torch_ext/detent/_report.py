@@ -15,7 +15,7 @@ from .capture.graph import MOVING, Event, Graph
 from .capture.mode import Captured
 from .nn import QuantizedModule
 from .nn.base import Use, entries
-from .quantizers import AffineQuantizer
+from .quantizers import Quantizer
 
 __all__ = ["Row", "Summary", "summarize"]
 
@@ -38,7 +38,7 @@ class Row:
     layer: str
     kind: str
     slot: str | None
-    quantizer: AffineQuantizer | None
+    quantizer: Quantizer | None
     low: torch.Tensor | None
     high: torch.Tensor | None
     note: str
@@ -182,14 +182,14 @@ def _shared(path: str, slot: str, graph: Graph) -> int:
     return graph.calls.get(path, 0) - uses + 1 if slot != "param" else 1
 
 
-def _row(name: str, kind: str, slot: str, quantizer: AffineQuantizer, calls: int) -> Row:
+def _row(name: str, kind: str, slot: str, quantizer: Quantizer, calls: int) -> Row:
     low = high = None
     if quantizer.is_initialized():
         low, high = (end.detach().cpu().flatten() for end in (quantizer.get_min(), quantizer.get_max()))
     return Row(name, kind, slot, quantizer, low, high, _note(quantizer, calls))
 
 
-def _note(quantizer: AffineQuantizer, calls: int) -> str:
+def _note(quantizer: Quantizer, calls: int) -> str:
     if not quantizer.enabled:
         return "off"
     if quantizer._unseen:

@@ -30,11 +30,18 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_trace(model: nn.Module) -> Iterator[None]:
-    """:func:`evaluating`, and random state and buffers as they were afterwards."""
+    """:func:`evaluating`, and :func:`restored`."""
+    with restored(model), evaluating(model):
+        yield
+
+
+@contextlib.contextmanager
+def restored(model: nn.Module) -> Iterator[None]:
+    """Random state and buffers are as they were afterwards."""
     devices = sorted({tensor.device.index for tensor in model.parameters() if tensor.is_cuda})
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     try:
-        with evaluating(model), torch.random.fork_rng(devices=devices):
+        with torch.random.fork_rng(devices=devices):
             yield
     finally:
         with torch.no_grad():

@@ -12,7 +12,7 @@ from torch import nn
 from ._running import evaluating
 from .distributed import check_whole, merging
 from .nn.base import parameters_of
-from .quantizers import AffineQuantizer
+from .quantizers import Quantizer
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -48,7 +48,7 @@ def compute_encodings(*models: nn.Module, process_group: ProcessGroup | bool = T
         module: None
         for model in models
         for module in model.modules()
-        if isinstance(module, AffineQuantizer) and module.enabled and module._overwritable
+        if isinstance(module, Quantizer) and module._calibrates()
     }
     before = [(quantizer, quantizer._snapshot()) for quantizer in active]
     try:
@@ -76,9 +76,9 @@ def compute_encodings(*models: nn.Module, process_group: ProcessGroup | bool = T
         )
 
 
-def _calibrate_params(model: nn.Module, active: dict[AffineQuantizer, None]) -> set[AffineQuantizer]:
+def _calibrate_params(model: nn.Module, active: dict[Quantizer, None]) -> set[Quantizer]:
     """Ranges of parameters come from the parameters alone."""
-    done: set[AffineQuantizer] = set()
+    done: set[Quantizer] = set()
     for quantizer, owner, name in parameters_of(model):
         if quantizer in active:
             done.add(quantizer)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .quantizers import AffineQuantizer
+from .quantizers import Quantizer
 
 if TYPE_CHECKING:
     from .quantsim import QuantizationSimModel
@@ -109,10 +109,10 @@ def load_checkpoint(file_path: str | PathLike[str], sim: QuantizationSimModel) -
     return sim
 
 
-def _quantizers(sim: QuantizationSimModel) -> dict[str, AffineQuantizer]:
+def _quantizers(sim: QuantizationSimModel) -> dict[str, Quantizer]:
     """Every quantizer under every name it has."""
     named = sim._network.named_modules(remove_duplicate=False)
-    return {name: module for name, module in named if isinstance(module, AffineQuantizer)}
+    return {name: module for name, module in named if isinstance(module, Quantizer)}
 
 
 def _below(key: str, quantizers: dict[str, Any]) -> bool:

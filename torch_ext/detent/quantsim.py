@@ -25,7 +25,7 @@ from .encodings import files as encodings_files
 from .nn import QuantizedModule
 from .nn.base import entries, holder, parameters_of
 from .observers import PercentileObserver, observer_of
-from .quantizers import AffineQuantizer, quantization_disabled
+from .quantizers import Quantizer, quantization_disabled
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -93,7 +93,7 @@ class QuantizationSimModel(Looking):
         self.config = Config.load(config_file)
         selected = Selected(self.config.overrides, model)
         for name, module in model.named_modules():
-            if isinstance(module, (QuantizedModule, AffineQuantizer)):
+            if isinstance(module, (QuantizedModule, Quantizer)):
                 raise RuntimeError(
                     f"QuantizationSimModel: the model is quantized already ({name or 'the model'} is a "
                     f"{type(module).__name__}), expected a float model. Build the sim from the original model."
@@ -266,7 +266,7 @@ class QuantizationSimModel(Looking):
 
     # --- encodings ----------------------------------------------------------------------------------------------------
 
-    def _named_slots(self) -> Iterator[tuple[str, bool, AffineQuantizer]]:
+    def _named_slots(self) -> Iterator[tuple[str, bool, Quantizer]]:
         """``(name in files, whether a parameter, quantizer)``: ``conv1.weight``, ``conv1.input_0``, ``fc.output_0``."""
         check_whole(self.model, "encodings")
         for path, module in self._network.named_modules():

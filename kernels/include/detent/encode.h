@@ -39,7 +39,7 @@ DETENT_API detent_status detent_encode_affine_cuda(const void *min, const void *
  *
  * All arithmetic is double; a bin stands for its centre c and weighs its count n. lo and hi are the observed minimum
  * and maximum; [low, high] is their range by detent_encode_min_max, the full range. A candidate is a scale d and a zero
- * point z; the first of several best ones wins. Where the step of the full range is narrower than a bin, a histogram
+ * point z; of several best ones the widest wins. Where the step of the full range is narrower than a bin, a histogram
  * cannot tell candidates apart: SQNR, MSE and ENTROPY then give the full range, and so does a group that saw nothing.
  *
  * PERCENTILE   the values that `percentile` percent lie below, and above, interpolated inside their bins and never
@@ -54,8 +54,9 @@ DETENT_API detent_status detent_encode_affine_cuda(const void *min, const void *
  *                      min(N + 2, offsets) positions of the range: that of the full range, and evenly spaced ones; then
  *                      cut to the full range where they leave it, which narrows d
  *
- * MSE          the same with gamma = 1 and other candidates: parts of the full range, symmetric: k / 128 of D; else i /
- * 16 of low and k / 16 of high, all pairs; then a second look around the best with steps eight times finer.
+ * MSE          the same with gamma = 1 and other candidates: parts of the full range, symmetric: k / 32 of D; else
+ *              i / 16 of low and k / 16 of high, all pairs; then a second look around the best with steps eight times
+ *              finer.
  *
  * ENTROPY      candidates as MSE with d no narrower than a bin; least Kullback-Leibler divergence of the
  *              clipped histogram (clipped counts join the outermost bin that is kept) from the quantized one (each
@@ -64,9 +65,9 @@ DETENT_API detent_status detent_encode_affine_cuda(const void *min, const void *
  *   lo, hi, min, max   [groups] real, F32 or F64. The range found has its ends on the grid, to rounding
  *   counts             [groups, bins]; bins as in detent/observe.h
  *
- * min, max may be lo, hi. CPU and CUDA agree in every bit, but for ENTROPY's logarithm, whose last bit may decide
- * between equals. DETENT_BAD_GRID, DETENT_BAD_DTYPE, DETENT_BAD_ARGUMENT (also: bins, or a number of the search out of
- * its bounds): nothing was written. */
+ * min, max may be lo, hi. CPU and CUDA agree in every bit, but for ENTROPY, whose sums have another order there: their
+ * last bits may decide between equals. DETENT_BAD_GRID, DETENT_BAD_DTYPE, DETENT_BAD_ARGUMENT (also: bins, or a number
+ * of the search out of its bounds): nothing was written. */
 typedef int32_t detent_search_method;
 enum { DETENT_PERCENTILE = 0, DETENT_SQNR = 1, DETENT_MSE = 2, DETENT_ENTROPY = 3 };
 

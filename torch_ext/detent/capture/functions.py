@@ -21,7 +21,8 @@ from torch._ops import OpOverload, OpOverloadPacket
 from .composites import BODIES
 
 __all__ = [
-    "KEEP_AXES", "WRITERS", "Operator", "arguments", "carries_floats", "find", "is_quantizable", "pole", "replaced",
+    "KEEP_AXES", "NOISE", "WRITERS", "Operator", "arguments", "carries_floats", "find", "is_quantizable", "pole",
+    "replaced",
 ]  # fmt: skip
 
 
@@ -87,7 +88,7 @@ _UNARY = {
     "Softsign": ("softsign",), "ThresholdedRelu": ("threshold",), "Exp": ("exp",), "Log": ("log",), "Sqrt": ("sqrt",),
     "Rsqrt": ("rsqrt",), "Reciprocal": ("reciprocal",), "Abs": ("abs",), "Erf": ("erf",), "Sin": ("sin",),
     "Cos": ("cos",), "Tan": ("tan",), "Asin": ("asin",), "Acos": ("acos",), "Atan": ("atan",), "Sinh": ("sinh",),
-    "Cosh": ("cosh",), "Square": ("square",), "Neg": ("neg", "__neg__"), "Log1p": ("log1p",), "Expm1": ("expm1",),
+    "Cosh": ("cosh",), "Square": ("square",), "Neg": ("neg",), "Log1p": ("log1p",), "Expm1": ("expm1",),
     "Exp2": ("exp2",), "Log2": ("log2",), "Log10": ("log10",), "Floor": ("floor",), "Ceil": ("ceil",),
     "Round": ("round",), "Trunc": ("trunc",), "Sign": ("sign",),
     "Softmin": ("softmin",), "LogSoftmax": ("log_softmax",),
@@ -144,6 +145,10 @@ _WRITERS = (
     "rand_like", "randn_like", "new_zeros", "new_ones", "new_full", "new_empty", "new_tensor", "bernoulli", "uniform_",
     "normal_", "histc", "complex", "polar", "view_as_complex",
 )  # fmt: skip
+_NOISE = (
+    "rand", "randn", "randint", "randperm", "rand_like", "randn_like", "randint_like", "normal", "bernoulli", "poisson",
+    "multinomial", "uniform_", "random_", "exponential_", "cauchy_", "log_normal_", "geometric_",
+)  # fmt: skip
 
 
 def _spellings(*names: str) -> dict[object, bool]:
@@ -170,7 +175,7 @@ def _operators() -> dict[object, Operator]:
         put(names, onnx_op, slots)
     for onnx_op, names in _UNARY.items():
         for name in names:
-            put((name, f"__{name}__") if name == "abs" else (name,), onnx_op, _X)
+            put((name, f"__{name}__"), onnx_op, _X)
     put(("softmax",), "Softmax", _X)
     table[torch.ops.aten._safe_softmax.default] = Operator("softmax", "Softmax", _X)
     for n in "123":
@@ -212,6 +217,8 @@ _LIBRARIES = {
 
 #: Functions that write numbers from elsewhere, constants, counts or noise.
 WRITERS: frozenset = frozenset(_spellings(*_WRITERS))
+#: Functions whose results are others each time, whatever they are given.
+NOISE: frozenset = frozenset(_spellings(*_NOISE))
 
 
 def find(function) -> Operator | None:

@@ -17,7 +17,7 @@ from ..nn import is_leaf
 from ..nn.calls import execution
 from ..nn.table import CLASSES, SLOTS
 from ..nn.tensors import map_arguments, map_tensors
-from .functions import KEEP_AXES, WRITERS, Operator, arguments, carries_floats, find, is_quantizable, pole
+from .functions import KEEP_AXES, NOISE, WRITERS, Operator, arguments, carries_floats, find, is_quantizable, pole
 
 __all__ = ["Event", "Graph", "Read", "Value", "record"]
 
@@ -39,7 +39,7 @@ class Value:
     producer: Event | None
     reads: list[Read] = field(default_factory=list)
     masking: bool = False  # holds infinities or numbers that stand for them
-    constant: bool = False  # made of parameters, buffers and plain numbers alone
+    constant: bool = False  # made of parameters, buffers, tensors that modules hold, and plain numbers alone
     nearest_zero: float = 1.0  # where a pole is at zero: its smallest magnitude over its span
     is_result: bool = False
     entered: bool = False  # was there before any function that was seen
@@ -114,7 +114,8 @@ class _Recorder(TorchFunctionMode):
         self.reads: dict[int, list[Read]] = {}  # by the memory that is read
         self.constants: dict[int, list[Value]] = {}  # by the memory that holds them
         self.parameters = {id(p): name for name, p in model.named_parameters()}
-        self.state = set(self.parameters) | {id(b) for b in model.buffers()}
+        held = [leaf for module in model.modules() for leaf in tree_leaves(list(vars(module).values()))]
+        self.state = set(self.parameters) | {id(tensor) for tensor in held if isinstance(tensor, Tensor)}
 
     # --- functions ----------------------------------------------------------------------------------------------------
 
@@ -127,15 +128,20 @@ class _Recorder(TorchFunctionMode):
             with self:
                 return operator.body(*args, **kwargs)
         given = (*args, *kwargs.values())
-        if not carries_floats(given) or _transformed(given):
+        if _transformed(given):
             return func(*args, **kwargs)
-        if operator is not None and not operator.moves:
-            return self._operator(func, operator, args, kwargs)
-        site = "" if operator is None else self._site(operator)
-        floats = [t for t in tree_leaves(given) if is_quantizable(t)]
-        origins, constant = [self._origin(t) for t in floats], self._constant(given)
-        with self._writing(given):
+        constant = func not in NOISE and self._constant(given)
+        floats = carries_floats(given)
+        if floats and operator is not None and not operator.moves:
+            return self._operator(func, operator, args, kwargs, constant)
+        site = self._site(operator) if floats and operator is not None else ""
+        origins = [(t, *self._origin(t)) for t in tree_leaves(given) if is_quantizable(t)]
+        with self._writing(given, constant):
             y = func(*args, **kwargs)
+        if constant:
+            self._constants(y)
+        if not floats:
+            return y
         made = [t for t in tree_leaves(y) if isinstance(t, Tensor) and (is_quantizable(t) or t.is_complex())]
         if func is Tensor.__setitem__:
             made = [args[0]]
@@ -146,16 +152,21 @@ class _Recorder(TorchFunctionMode):
             path = self.frames[-1].path
             self.graph.unknown.setdefault(path, set()).add(getattr(func, "__name__", str(func)))
         if not known:
-            for value, _ in origins:
+            for _, value, _ in origins:
                 if value is not None:
                     value.is_result = True  # read by somebody who cannot be asked
         for t in made:
-            kept = any(t is leaf for leaf in floats)
-            value = self._moved(operator, site, given, origins[0][0]) if known else None
-            if value is None and constant:
-                value = Value(None, masking=_masking(t), constant=True)
-            self._set(t, value, direct=known and kept and origins[0][1])
+            kept = any(t is leaf for leaf, _, _ in origins)
+            value = self._moved(operator, site, given, origins[0][1]) if known else None
+            if value is not None or not constant:
+                self._set(t, value, direct=known and kept and origins[0][2])
         return y
+
+    def _constants(self, y) -> None:
+        """What a call makes of constants alone, whole numbers included."""
+        for t in tree_leaves(y):
+            if isinstance(t, Tensor) and id(t) not in self.state:
+                self._set(t, Value(None, masking=is_quantizable(t) and _masking(t), constant=True), direct=False)
 
     def _moved(self, mover: Operator, site: str, given: tuple, value: Value | None) -> Value | None:
         """Whose numbers the outputs of a mover hold."""
@@ -177,20 +188,23 @@ class _Recorder(TorchFunctionMode):
         counts[operator.name] = count + 1
         return f"{operator.name}_{count}"
 
-    def _operator(self, func, operator: Operator, args: tuple, kwargs: dict):
+    def _operator(self, func, operator: Operator, args: tuple, kwargs: dict, constant: bool):
         frame = self.frames[-1]
-        event = Event(frame.path, self._site(operator), frame.use, operator.onnx_op, operator)
-        event.constant = self._constant((args, kwargs))
+        event = Event(frame.path, self._site(operator), frame.use, operator.onnx_op, operator, constant=constant)
         singular = pole(func, operator, args)
         for slot, value in arguments(operator, args, kwargs):
             if is_quantizable(value):
                 read = self._read(event, slot, value)
                 if slot == singular:
                     read.value.nearest_zero = min(read.value.nearest_zero, _nearest_zero(value))
+                if slot == operator.weight and not read.value.entered:
+                    event.constant = False  # a layer, whose input is data even where it is a parameter: a learned query
         in_place = bool(args) and (operator.in_place or kwargs.get("inplace") is True)
         event.on_state = in_place and id(args[0]) in self.state
-        with self._writing((args, kwargs)):
+        with self._writing((args, kwargs), constant):
             y = func(*args, **kwargs)
+        if constant and event.constant:
+            self._constants(y)
         self._made(event, y)
         if in_place and event.output is not None and event.output.masking:
             for read in event.reads[:1]:  # a mask in the making
@@ -198,8 +212,8 @@ class _Recorder(TorchFunctionMode):
         return y
 
     @contextlib.contextmanager
-    def _writing(self, given):
-        """Notice which tensors a call writes into."""
+    def _writing(self, given, constant: bool):
+        """Notice which tensors a call writes into, and whether with constants."""
         tensors = [t for t in tree_leaves(given) if isinstance(t, Tensor)]
         versions = [(t, t._version) for t in tensors if not t.is_inference()]
         yield
@@ -208,12 +222,12 @@ class _Recorder(TorchFunctionMode):
                 memory = _memory(tensor)
                 for read in self.reads.get(memory, ()):
                     read.overwritten = True
-                if not self._constant(given):
+                if not constant:
                     for value in self.constants.pop(memory, ()):
                         value.constant = False
 
     def _constant(self, given) -> bool:
-        """Whether these arguments hold parameters, buffers and plain numbers alone."""
+        """Whether these arguments hold what modules hold and plain numbers alone."""
         for t in tree_leaves(given):
             if isinstance(t, Tensor) and id(t) not in self.state:
                 value = self.origins.get(id(t), (None,))[0]

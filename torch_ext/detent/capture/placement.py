@@ -11,7 +11,7 @@ from ..config.overrides import Selected
 from ..nn import QuantizedModule, guard_fast_paths, is_leaf, quantize_module
 from ..nn.table import outside_leaves
 from ..nn.base import ParamQuantizers, Use, entries
-from ..quantizers import AffineQuantizer, QuantizeDequantize
+from ..quantizers import QuantizeDequantize, Quantizer
 from .checkpoint import resume_recomputations
 from .graph import Event, Graph, Read
 from .mode import Capture, Captured, captured_class
@@ -228,5 +228,5 @@ def install(
     _Installer(model, graph, policy, learned).run()
     for name, module in model.named_modules():
         for slot, key, quantizer in entries(module):
-            if isinstance(quantizer, AffineQuantizer) and not quantizer._label:
+            if isinstance(quantizer, Quantizer) and not quantizer._label:
                 quantizer._label = f"{name}.{slot}_quantizers.{key}".lstrip(".")

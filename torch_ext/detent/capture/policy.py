@@ -97,7 +97,7 @@ class Policy:
         if event.onnx_op == "Gather":
             return "on the grid of its weight"
         if event.constant:
-            return "computed from parameters alone"
+            return "computed from constants alone"
         if event.output is None:
             return "makes no tensor of floats"
         if event.output.masking:
@@ -126,10 +126,16 @@ class Policy:
         if producer is None:
             return False
         if producer.onnx_op == "Gather":
-            return self.params.get((producer.path, "weight")) is not None
+            return self._table(producer) is not None
         if producer.onnx_op in MOVING:
             return any(self.input(read) for read in producer.reads)
         return producer.key not in self.reasons
+
+    def _table(self, gather: Event) -> Spec | None:
+        """Of the weight whose rows an embedding puts out."""
+        if gather.site is None:
+            return self.params.get((gather.path, "weight"))
+        return None if gather.constant else self.function_parameter(gather.reads[0])
 
     # --- inputs -------------------------------------------------------------------------------------------------------
 
@@ -179,6 +185,7 @@ class Policy:
             return None, None
         spec = self.activation(path, onnx_op)
         out = self._setting(onnx_op, "is_output_quantized", self.config.defaults.ops.is_output_quantized)
+        out = out and onnx_op != "Gather"  # whose output is on the grid of its weight
         weight = path in self._weights
         return (spec if out or weight else None), (self.activation(path, onnx_op, output=True) if out else None)
 

@@ -18,7 +18,7 @@ from .files import EncodingsFile, read_any
 from .grouped import GroupedBlockEncoding
 
 if TYPE_CHECKING:
-    from ..quantizers import AffineQuantizer
+    from ..quantizers import Quantizer
     from ..quantsim import QuantizationSimModel
 
 __all__ = ["load"]
@@ -31,7 +31,7 @@ _AGAIN = re.compile(r"((?:.*\.)?(?:input|output)_[0-9]+)_[0-9]+", re.DOTALL)
 class _Target:
     name: str
     encoding: AffineEncoding
-    quantizer: AffineQuantizer
+    quantizer: Quantizer
 
 
 def load(
@@ -112,7 +112,7 @@ def _targets(
     return list(found.values()), kept
 
 
-def _laid_out(name: str, encoding: AffineEncoding, quantizer: AffineQuantizer) -> AffineEncoding:
+def _laid_out(name: str, encoding: AffineEncoding, quantizer: Quantizer) -> AffineEncoding:
     """Grouped blocks in the shape of their quantizer, which a flat file does not say."""
     counts = getattr(quantizer, "_group_counts", None)
     if isinstance(encoding, GroupedBlockEncoding) != (counts is not None):

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map
 
 from .._layout import Layout
 from ..encodings import AffineEncoding
-from ..quantizers import AffineQuantizer
+from ..quantizers import Quantizer
 from .qdq import Quantization
 
 if TYPE_CHECKING:
@@ -52,19 +52,19 @@ def check_calibrated(sim: QuantizationSimModel) -> None:
         )
 
 
-def _active(quantizer: AffineQuantizer) -> bool:
+def _active(quantizer: Quantizer) -> bool:
     return quantizer.enabled and not quantizer._unseen
 
 
 @torch.no_grad()
-def _read(name: str, quantizer: AffineQuantizer) -> Quantization:
+def _read(name: str, quantizer: Quantizer) -> Quantization:
     """The numbers the quantizer's own forward uses now."""
     layout = Layout.of("export", quantizer.shape, quantizer.block_size)
     scale, zero_point = quantizer.get_scale().detach().cpu(), quantizer.get_zero_point().detach().cpu()
     return Quantization(name, scale, zero_point, quantizer.qmin, quantizer.qmax, layout, _encoding(quantizer))
 
 
-def _encoding(quantizer: AffineQuantizer) -> AffineEncoding | None:
+def _encoding(quantizer: Quantizer) -> AffineEncoding | None:
     """The quantizer's encoding, block sizes as numbers where the parameter says them."""
     encoding = quantizer.get_encoding()
     source = quantizer._source.tensor() if quantizer._source is not None else None

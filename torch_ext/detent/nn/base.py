@@ -8,7 +8,7 @@ import weakref
 import torch
 from torch import Tensor, nn
 
-from ..quantizers import AffineQuantizer
+from ..quantizers import Quantizer
 from ..quantizers.source import Source
 from .calls import Caller
 from .tensors import map_tensors
@@ -29,7 +29,7 @@ class ParamQuantizers(nn.ModuleDict):
     def add_module(self, name: str, module: nn.Module | None) -> None:
         super().add_module(name, module)
         owner = self._owner()
-        if isinstance(module, AffineQuantizer) and owner is not None:
+        if isinstance(module, Quantizer) and owner is not None:
             module._source = Source(owner, name)
 
     # A weak reference neither pickles nor follows a copy: both are told the owner anew.

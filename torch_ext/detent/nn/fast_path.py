@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from torch import nn
 
-from ..quantizers import AffineQuantizer
+from ..quantizers import Quantizer
 
 __all__ = ["GUARDED", "guard_fast_paths"]
 
 
 def _any_quantizer_on(module: nn.Module) -> bool:
-    return any(isinstance(child, AffineQuantizer) and child.enabled for child in module.modules())
+    return any(isinstance(child, Quantizer) and child.enabled for child in module.modules())
 
 
 def _guarded(float_class: type, condition: str) -> type:

@@ -13,7 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from .._running import call_with_sample, without_trace
 from ..nn import QuantizedModule
-from ..quantizers import AffineQuantizer
+from ..quantizers import Quantizer
 from ._dataflow import Call, Dataflow
 
 __all__ = ["fold_all_batch_norms"]
@@ -103,7 +103,7 @@ def _unwrapped(model: nn.Module) -> nn.Module:
 
 def _check_float(model: nn.Module) -> None:
     for name, module in model.named_modules():
-        if isinstance(module, (QuantizedModule, AffineQuantizer)):
+        if isinstance(module, (QuantizedModule, Quantizer)):
             raise RuntimeError(
                 f"fold_all_batch_norms: the model is quantized ({name or 'the model'} is a {type(module).__name__}), "
                 "expected a float model. Fold first, then build the QuantizationSimModel."

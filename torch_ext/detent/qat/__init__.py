@@ -4,15 +4,18 @@ from .debug import nan_guard
 from .groups import parameter_groups
 from .losses import dampening_loss, distillation_loss
 from .lsq import LsqObserver, use_lsq
+from .memory import SavedBytes, saved_bytes
 from .modes import freeze_batch_norm, set_modes
 
 __all__ = [
     "LsqObserver",
+    "SavedBytes",
     "dampening_loss",
     "distillation_loss",
     "freeze_batch_norm",
     "nan_guard",
     "parameter_groups",
+    "saved_bytes",
     "set_modes",
     "use_lsq",
 ]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from ..quantizers import AffineQuantizer
+from ..quantizers import Quantizer
 
 if TYPE_CHECKING:
     from ..quantsim import QuantizationSimModel
@@ -19,10 +19,10 @@ def model_of(owner: str, sim: QuantizationSimModel | nn.Module) -> nn.Module:
     return model
 
 
-def named_quantizers(owner: str, sim: QuantizationSimModel | nn.Module) -> list[tuple[str, AffineQuantizer]]:
+def named_quantizers(owner: str, sim: QuantizationSimModel | nn.Module) -> list[tuple[str, Quantizer]]:
     """Every quantizer, once; at least one."""
     model = model_of(owner, sim)
-    found = [(name, module) for name, module in model.named_modules() if isinstance(module, AffineQuantizer)]
+    found = [(name, module) for name, module in model.named_modules() if isinstance(module, Quantizer)]
     if not found:
         raise ValueError(
             f"{owner}: the {type(model).__name__} holds no quantizers, expected a quantized model. Build a "
@@ -31,6 +31,6 @@ def named_quantizers(owner: str, sim: QuantizationSimModel | nn.Module) -> list[
     return found
 
 
-def changeable(owner: str, sim: QuantizationSimModel | nn.Module) -> list[AffineQuantizer]:
+def changeable(owner: str, sim: QuantizationSimModel | nn.Module) -> list[Quantizer]:
     """Those whose encodings are not frozen for good (``allow_overwrite(False)``)."""
     return [quantizer for _, quantizer in named_quantizers(owner, sim) if quantizer._overwritable]

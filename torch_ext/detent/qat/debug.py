@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ..quantizers import AffineQuantizer
+from ..quantizers import Quantizer
 from ._quantizers import named_quantizers
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def _complain(name: str, where: str, tensor: Tensor, advice: str) -> None:
         )
 
 
-def _check_inputs(name: str, quantizer: AffineQuantizer, inputs: tuple) -> None:
+def _check_inputs(name: str, quantizer: Quantizer, inputs: tuple) -> None:
     trained = "A step of the optimizer put it there: lower the rate."
     for key, tensor in (*quantizer.named_parameters(), *quantizer.named_buffers()):
         _complain(name, f"range ({key})", tensor, trained)
@@ -70,7 +70,7 @@ def _check_inputs(name: str, quantizer: AffineQuantizer, inputs: tuple) -> None:
         _complain(name, "input, a parameter", inputs[0], trained)
 
 
-def _watch_gradient(name: str, _quantizer: AffineQuantizer, _inputs: tuple, output: Tensor) -> None:
+def _watch_gradient(name: str, _quantizer: Quantizer, _inputs: tuple, output: Tensor) -> None:
     if output.requires_grad:
         output.register_hook(
             lambda gradient: _complain(name, "gradient", gradient, "It came from what reads this quantizer's output.")

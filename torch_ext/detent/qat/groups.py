@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ..quantizers import AffineQuantizer
+from ..quantizers import Quantizer
 from ._quantizers import model_of
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def parameter_groups(
                 continue
             seen.add(id(parameter))
             name = "weights"
-            if isinstance(module, AffineQuantizer):
+            if isinstance(module, Quantizer):
                 name = "ranges"
             elif not decay_norms_and_biases and parameter.dim() <= 1:
                 name = "norms_and_biases"

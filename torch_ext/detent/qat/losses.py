@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..quantizers import AffineQuantizer
+from ..quantizers import Quantizer
 from ._quantizers import named_quantizers
 
 if TYPE_CHECKING:
@@ -77,14 +77,14 @@ def dampening_loss(sim: QuantizationSimModel | nn.Module) -> Tensor:
     return torch.stack(terms).sum() if terms else torch.zeros(())
 
 
-def _distance_to_grid(quantizer: AffineQuantizer, weight: Tensor) -> Tensor:
+def _distance_to_grid(quantizer: Quantizer, weight: Tensor) -> Tensor:
     with torch.no_grad():
         rounded = quantizer(weight)
         low, high = (_spread(quantizer, end, weight) for end in (quantizer.get_min(), quantizer.get_max()))
     return (rounded - weight.clamp(low, high)).square().sum()
 
 
-def _spread(quantizer: AffineQuantizer, end: Tensor, weight: Tensor) -> Tensor:
+def _spread(quantizer: Quantizer, end: Tensor, weight: Tensor) -> Tensor:
     """An end of the range, one value per group, so that it broadcasts against the weight."""
     end = end.to(weight.dtype)
     for dim, block in enumerate(quantizer._concrete_blocks() or ()):

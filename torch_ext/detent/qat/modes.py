@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from ..quantizers import AffineQuantizer
+from ..quantizers import Quantizer
 from ._quantizers import changeable, model_of
 
 if TYPE_CHECKING:
@@ -45,13 +45,11 @@ def set_modes(
     ):
         if mode is not None and mode not in known:
             raise ValueError(f"set_modes: {name} is {mode!r}, expected {', '.join(known)}, or None to leave them.")
-    wanted: list[tuple[AffineQuantizer, str]] = []
+    wanted: list[tuple[Quantizer, str]] = []
     for quantizer in changeable("set_modes", sim):
         mode = activations if quantizer._source is None else parameters
         if mode is not None:
-            quantizer._check_options(
-                f"set_modes: {quantizer._title()}", mode, quantizer.parametrization, quantizer.grad_scale
-            )
+            quantizer._check_mode(f"set_modes: {quantizer._title()}", mode)
             wanted.append((quantizer, mode))
     for quantizer, mode in wanted:
         quantizer.mode = mode

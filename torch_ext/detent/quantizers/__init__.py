@@ -1,7 +1,15 @@
 """Quantizers: modules that own an encoding and round tensors to it."""
 
 from .affine import Quantize, QuantizeDequantize
-from .base import AffineQuantizer, quantization_disabled
+from .base import AffineQuantizer
 from .grouped import GroupedBlockQuantizeDequantize
+from .quantizer import Quantizer, quantization_disabled
 
-__all__ = ["AffineQuantizer", "GroupedBlockQuantizeDequantize", "Quantize", "QuantizeDequantize", "quantization_disabled"]
+__all__ = [
+    "AffineQuantizer",
+    "GroupedBlockQuantizeDequantize",
+    "Quantize",
+    "QuantizeDequantize",
+    "Quantizer",
+    "quantization_disabled",
+]

@@ -113,12 +113,7 @@ class Quantize(AffineQuantizer):
             return self._codes(x, *self._trained_affine())
         if not self._dynamic:
             return self._with_range(x, self.min, self.max)
-        layout = self._layout
-        clip = layout.on(x, self.clip) if self._clip_per_group else self.clip
-        _, low, high = _ops.fake_quantize_dynamic(
-            x, clip, grid.qmin, grid.qmax, grid.symmetric, self._axis, layout.blocks_for("Quantize", x), grid.zero_point
-        )
-        return self._with_range(x, low.reshape(self.shape), high.reshape(self.shape))
+        return self._with_range(x, *self._range_of(x))
 
     def _with_range(self, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
         if x.dtype == torch.float64:  # the arithmetic of float64 data is float64 throughout

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class AimetNames:
-    """Part of :class:`AffineQuantizer`."""
+    """Part of :class:`Quantizer`."""
 
     @property
     def encoding_analyzer(self) -> MinMaxObserver | None:
@@ -24,6 +24,31 @@ class AimetNames:
     @encoding_analyzer.setter
     def encoding_analyzer(self, observer: MinMaxObserver | None) -> None:
         self.observer = observer
+
+    def get_legacy_encodings(self) -> list[dict[str, Any]] | None:
+        """The entry of a 0.6.1 file, one dictionary per scale; ``None`` without a range.
+
+        Example:
+            >>> quantizer = QuantizeDequantize((1,), 3, symmetric=False)
+            >>> quantizer.set_range(-1.0, 2.5)
+            >>> quantizer.get_legacy_encodings()  # doctest: +NORMALIZE_WHITESPACE
+            [{'bitwidth': 3, 'dtype': 'int', 'is_symmetric': 'False', 'max': 2.5, 'min': -1.0, 'offset': -2,
+              'scale': 0.5}]
+        """
+        encoding = self.get_encoding()
+        return None if encoding is None else v0_6_1.entry_of(self._title(), encoding)
+
+    def set_legacy_encodings(self, encodings: Sequence[Mapping[str, Any]]) -> None:
+        """Take over the entry of a 0.6.1 file: bitwidth, symmetry and range.
+
+        Raises:
+            ValueError: An entry is damaged or does not fit. Nothing has changed.
+        """
+        self.set_encoding(v0_6_1.encoding_of(self._title(), encodings))
+
+
+class AffineAimetNames:
+    """Part of :class:`AffineQuantizer`."""
 
     @property
     def use_symmetric_encodings(self) -> bool:
@@ -67,24 +92,3 @@ class AimetNames:
         ).to(encodings.scale.device)  # fmt: skip
         made.set_range(*encodings.as_ours().range(qmin, qmax, encodings.symmetry, fixed))
         return made
-
-    def get_legacy_encodings(self) -> list[dict[str, Any]] | None:
-        """The entry of a 0.6.1 file, one dictionary per scale; ``None`` without a range.
-
-        Example:
-            >>> quantizer = QuantizeDequantize((1,), 3, symmetric=False)
-            >>> quantizer.set_range(-1.0, 2.5)
-            >>> quantizer.get_legacy_encodings()  # doctest: +NORMALIZE_WHITESPACE
-            [{'bitwidth': 3, 'dtype': 'int', 'is_symmetric': 'False', 'max': 2.5, 'min': -1.0, 'offset': -2,
-              'scale': 0.5}]
-        """
-        encoding = self.get_encoding()
-        return None if encoding is None else v0_6_1.entry_of(self._title(), encoding)
-
-    def set_legacy_encodings(self, encodings: Sequence[Mapping[str, Any]]) -> None:
-        """Take over the entry of a 0.6.1 file: bitwidth, symmetry and range.
-
-        Raises:
-            ValueError: An entry is damaged or does not fit. Nothing has changed.
-        """
-        self.set_encoding(v0_6_1.encoding_of(self._title(), encodings))

@@ -2,51 +2,38 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .._layout import Layout
-from ..defs import Granularity
 from ..observers import MinMaxObserver
-from .aimet_names import AimetNames
-from .calibration import Calibration
+from .aimet_names import AffineAimetNames
 from .grid import FILL, PARAMETERS, Grid
 from .numbers import Numbers
-from .saving import Saving
-from .source import Source
+from .quantizer import Quantizer
 
-__all__ = ["AffineQuantizer", "quantization_disabled"]
-
-_MODES = ("fixed", "dynamic", "learned")
+__all__ = ["AffineQuantizer"]
 
 
-class AffineQuantizer(Numbers, Calibration, Saving, AimetNames, nn.Module):
+class AffineQuantizer(Numbers, AffineAimetNames, Quantizer):
     """Base of :class:`Quantize` and :class:`QuantizeDequantize`; see there for the arguments.
 
-    A quantizer has a grid, a range and a mode. ``mode`` is
-
-    ``"learned"``: the range is trained; its parameters require grad.
-    ``"fixed"``: the range stays as calibrated; its parameters do not require grad. ``requires_grad_()`` switches.
-    ``"dynamic"``: for parameters of a model: the range is ``clip`` times the tensor's own at every call.
-
-    Setting ``mode`` moves between them; leaving ``"dynamic"`` starts at the range of that moment. Ranges stay float32
-    under ``half()``, ``bfloat16()`` and ``to(dtype)``. While a quantizer is off, or passes float because calibration
-    showed it no data, its range does not require grad whatever the mode: DistributedDataParallel waits for the gradient
-    of each parameter that does.
+    Its range lies on a grid of integers and is held in parameters. They require grad in mode ``"learned"`` and not in
+    ``"fixed"``; ``requires_grad_()`` switches between the two. While a quantizer is off, or passes float because
+    calibration showed it no data, its range does not require grad whatever the mode: DistributedDataParallel waits for
+    the gradient of each parameter that does.
     """
 
-    # Tracing would compile properties; these are for people.
     __jit_unused_properties__ = [
-        "axis", "bitwidth", "block_size", "enabled", "encoding_analyzer", "granularity", "mode", "parametrization",
-        "qmax", "qmin", "shape", "signed", "symmetric", "use_symmetric_encodings",
+        *Quantizer.__jit_unused_properties__, "parametrization", "qmax", "qmin", "signed", "symmetric",
+        "use_symmetric_encodings",
     ]  # fmt: skip
 
+    _modes = ("fixed", "dynamic", "learned")
     _suspended = False  # learned, but without requires_grad while off or unseen
 
     def __init__(
@@ -69,37 +56,20 @@ class AffineQuantizer(Numbers, Calibration, Saving, AimetNames, nn.Module):
         self._check_options(owner, mode, parametrization, grad_scale)
         layout = Layout.of(owner, shape, block_size)
         checked = self._read_grid(owner, grid, bitwidth, qmin, qmax, symmetric, zero_point)
-        if observer is None:
-            observer = encoding_analyzer
-        if observer is not None and observer.shape != layout.shape:
-            raise ValueError(
-                f"{owner}: the observer has shape {observer.shape}, expected {layout.shape}, the quantizer's."
-            )
-        super().__init__()
-        self.observer = observer
+        super().__init__(layout, checked, mode, encoding_analyzer if observer is None else observer)
         self.grad_scale = grad_scale
         self._parametrization = parametrization
-        self._enabled = True
-        self._initialized = mode == "dynamic"
-        self._unseen = False
-        self._overwritable = True
         #: Calibration of a symmetric range gives the grid 0 .. 2^b - 1 where there are no negative numbers.
         self.unsigned_symmetric = False
         self._signed_grid: Grid | None = None  # what it was before
-        self._observing: str | None = None
-        self._collector: MinMaxObserver | None = None
-        self._source: Source | None = None
-        self._label = ""
-        self._grid = checked
         for name in PARAMETERS[parametrization]:
             self.register_parameter(name, None)
-        self.register_buffer("clip", None)
         self.register_buffer("_centre", None, persistent=False)
         self._install(layout, mode, torch.device("cpu"))
 
-    @staticmethod
-    def _check_options(owner: str, mode: str, parametrization: str, grad_scale: float | str) -> None:
-        if mode not in _MODES:
+    @classmethod
+    def _check_options(cls, owner: str, mode: str, parametrization: str, grad_scale: float | str) -> None:
+        if mode not in cls._modes:
             raise ValueError(f"{owner}: mode is {mode!r}, expected 'fixed', 'dynamic' or 'learned'.")
         if parametrization not in PARAMETERS:
             raise ValueError(
@@ -147,14 +117,10 @@ class AffineQuantizer(Numbers, Calibration, Saving, AimetNames, nn.Module):
     # --- structure ----------------------------------------------------------------------------------------------------
 
     def _install(self, layout: Layout, mode: str, device: torch.device) -> None:
-        """Make parameters and buffers those of ``mode``; those that already fit are kept as they are."""
-        self._layout = layout
-        self._axis = layout.axis
-        self._per_tensor = layout.granularity is Granularity.per_tensor
-        self._dynamic = mode == "dynamic"
+        dynamic = mode == "dynamic"
         for name in PARAMETERS[self._parametrization]:
             held = self._parameters[name]
-            if self._dynamic or (name == "zero_point" and self._grid.symmetric):
+            if dynamic or (name == "zero_point" and self._grid.symmetric):
                 self._parameters[name] = None
             elif held is None or held.shape != torch.Size(layout.shape):
                 fresh = torch.full(layout.shape, FILL[name], dtype=torch.float32, device=device)
@@ -162,65 +128,24 @@ class AffineQuantizer(Numbers, Calibration, Saving, AimetNames, nn.Module):
         self._suspended = False
         for parameter in self.parameters():
             parameter.requires_grad_(mode == "learned")
-        if not self._dynamic:
-            self.clip = None
-        elif self.clip is None:
-            self.clip = torch.ones(1, dtype=torch.float32, device=device)
-        self._clip_per_group = self.clip is not None and self.clip.numel() > 1
-        self._install_centre(device)
-        self._note_versions()
-        self._refresh()
+        self._install_centre(layout, device)
+        super()._install(layout, mode, device)
 
-    def _install_centre(self, device: torch.device) -> None:
+    def _install_centre(self, layout: Layout, device: torch.device) -> None:
         """A symmetric grid's zero point as the operators take it, where the range is held as a scale."""
         needed = self._parametrization == "scale_zero_point" and self._grid.symmetric and self._grid.centre != 0
-        centre = torch.full(self._layout.shape, float(self._grid.centre), dtype=torch.float32, device=device)
+        centre = torch.full(layout.shape, float(self._grid.centre), dtype=torch.float32, device=device)
         self._centre = centre if needed else None
 
-    def _device(self) -> torch.device:
-        for tensor in (*self.parameters(), *self.buffers()):
-            return tensor.device
-        return torch.device("cpu")
-
     def _refresh(self) -> None:
-        self._bypass = not (self._enabled and self._initialized) or self._observing is not None
+        super()._refresh()
         idle = self._unseen or not self._enabled
         if idle != self._suspended and (self._suspended or self.mode == "learned"):
             self._suspended = idle
             for parameter in self.parameters():
                 parameter.requires_grad_(not idle)
 
-    def _note_versions(self) -> None:
-        self._versions = [parameter._version for parameter in self.parameters() if not parameter.is_inference()]
-
-    def _apply(self, fn, recurse=True):
-        def keeping_dtype(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
-
-        return super()._apply(keeping_dtype, recurse)
-
     # --- what it is ---------------------------------------------------------------------------------------------------
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the range."""
-        return self._layout.shape
-
-    @property
-    def block_size(self) -> tuple[int, ...] | None:
-        """Elements per scale along each dimension of ``shape``; ``None`` without blocks."""
-        return self._layout.block_size
-
-    @property
-    def axis(self) -> int | None:
-        """Channel dimension counted from the last (-1); ``None`` per tensor and per block."""
-        return self._layout.axis
-
-    @property
-    def granularity(self) -> Granularity:
-        """Per tensor, per channel or per block."""
-        return self._layout.granularity
 
     @property
     def parametrization(self) -> str:
@@ -311,45 +236,11 @@ class AffineQuantizer(Numbers, Calibration, Saving, AimetNames, nn.Module):
         if kept is not None:
             self._write_range(*kept)
 
-    @property
-    def enabled(self) -> bool:
-        """Off, the quantizer returns its input untouched and observes nothing."""
-        return self._enabled
+    def _learns(self) -> bool:
+        return self._suspended or any(parameter.requires_grad for parameter in self.parameters())
 
-    @enabled.setter
-    def enabled(self, enabled: bool) -> None:
-        self._enabled = bool(enabled)
-        self._refresh()
-
-    @property
-    def mode(self) -> str:
-        """``"fixed"``, ``"dynamic"`` or ``"learned"``.
-
-        Raises (when set):
-            ValueError: It is none of the three, or ``"dynamic"`` with scale and zero_point parameters.
-            RuntimeError: Leaving ``"dynamic"`` without knowing the parameter that the range is derived from.
-        """
-        if self._dynamic:
-            return "dynamic"
-        learned = self._suspended or any(parameter.requires_grad for parameter in self.parameters())
-        return "learned" if learned else "fixed"
-
-    @mode.setter
-    def mode(self, mode: str) -> None:
-        if mode == self.mode:
-            return
-        self._check_options(type(self).__name__, mode, self._parametrization, self.grad_scale)
-        device = self._device()
-        if mode == "dynamic":
-            self._install(self._layout, mode, device)
-            self._initialized, self._unseen = True, False
-            self._refresh()
-        elif self._dynamic and self._initialized:
-            low, high = self._dynamic_range()
-            self._install(self._layout, mode, device)
-            self._write_range(low, high)
-        else:
-            self._install(self._layout, mode, device)
+    def _check_mode(self, owner: str, mode: str) -> None:
+        self._check_options(owner, mode, self._parametrization, self.grad_scale)
 
     def requires_grad_(self, requires_grad: bool = True) -> AffineQuantizer:
         """Switch between ``"learned"`` and ``"fixed"``. A dynamic range has no gradient to switch off and becomes
@@ -363,58 +254,33 @@ class AffineQuantizer(Numbers, Calibration, Saving, AimetNames, nn.Module):
         self._refresh()
         return self
 
-    def _replicate_for_data_parallel(self) -> AffineQuantizer:
-        self._initialized = self.is_initialized()  # replicas hold no parameters that could tell
-        self._refresh()
-        return super()._replicate_for_data_parallel()
+    # --- state --------------------------------------------------------------------------------------------------------
 
-    # --- the call -----------------------------------------------------------------------------------------------------
+    def _state(self) -> dict[str, Any]:
+        return {
+            **super()._state(),
+            "qmin": self.qmin,
+            "qmax": self.qmax,
+            "symmetric": self.symmetric,
+            "zero_point": self._grid.zero_point,
+            "parametrization": self._parametrization,
+            "grad_scale": self.grad_scale,
+        }
 
-    def forward(self, x: Tensor) -> Tensor:
-        if self._bypass:
-            return self._forward_otherwise(x)
-        return self._forward(x)
-
-    def _forward(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def _with_range(self, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def _forward_otherwise(self, x: Tensor) -> Tensor:
-        """Off, observing, or without a range."""
-        if not self._enabled:
-            return x
-        if self._observing is not None:
-            self._collector.update(x)
-            if self._observing == "pass":
-                return x
-            alone, grid = self._new_observer(), self._grid
-            alone.update(x)
-            return self._with_range(x, *alone.range(grid.qmin, grid.qmax, grid.symmetric, grid.zero_point))
-        if self._unseen:
-            self._warn_unseen()
-            return x
-        if not self.is_initialized():
-            raise RuntimeError(
-                f"{self._title()} has no range yet. Run compute_encodings() with a few batches of representative data "
-                "first, give it one with set_range(min, max), or load a calibrated state_dict."
-            )
-        self._initialized = True
-        self._refresh()
-        return self._forward(x)
-
-    def _warn_unseen(self) -> None:
-        if not getattr(self, "_warned", False):
-            self._warned = True
-            warnings.warn(
-                f"{self._title()} saw no data during calibration and passes its input in float. Calibrate with data "
-                "that reaches it.",
-                stacklevel=4,
-            )
-
-    def _title(self) -> str:
-        return f"{type(self).__name__} {self._label!r}" if self._label else type(self).__name__
+    def _take_over(self, state: dict[str, Any], tensors: dict[str, Any], prefix: str) -> None:
+        parametrization, grad_scale = state["parametrization"], state["grad_scale"]
+        layout = Layout.of(prefix[:-1], state["shape"], state["block_size"])
+        grid = Grid.of(prefix[:-1], state["qmin"], state["qmax"], state["symmetric"], state["zero_point"])
+        self._check_options(prefix[:-1], state["mode"], parametrization, grad_scale)
+        for name in PARAMETERS[parametrization]:
+            value = tensors.get(prefix + name)
+            if value is not None and value.numel() != math.prod(layout.shape):
+                raise ValueError(f"{prefix}{name} has shape {tuple(value.shape)}, expected {layout.shape}.")
+        device = self._device()
+        self._grid = grid
+        self._hold_as(parametrization, grad_scale)
+        self._install(layout, state["mode"], device)
+        self._fit_clip(tensors.get(prefix + "clip"))
 
     def extra_repr(self) -> str:
         parts = [f"shape={self.shape}", f"qmin={self.qmin}", f"qmax={self.qmax}", f"symmetric={self.symmetric}"]
@@ -430,26 +296,3 @@ class AffineQuantizer(Numbers, Calibration, Saving, AimetNames, nn.Module):
         if not self._enabled:
             parts.append("off")
         return ", ".join(parts)
-
-
-@contextlib.contextmanager
-def quantization_disabled(module: nn.Module) -> Iterator[nn.Module]:
-    """Inside, every quantizer in ``module`` is off: a quantized model computes what its float twin does, bit for bit.
-
-    On leaving, each quantizer is on or off as it was before.
-
-    Example:
-        >>> quantizer = QuantizeDequantize((1,), 8, symmetric=True)
-        >>> quantizer.set_range(-1.28, 1.27)
-        >>> with quantization_disabled(quantizer), torch.no_grad():
-        ...     quantizer(torch.tensor([0.123]))
-        tensor([0.1230])
-    """
-    before = [(child, child.enabled) for child in module.modules() if isinstance(child, AffineQuantizer)]
-    for quantizer, _ in before:
-        quantizer.enabled = False
-    try:
-        yield module
-    finally:
-        for quantizer, enabled in before:
-            quantizer.enabled = enabled

@@ -11,24 +11,25 @@ import torch
 from torch import Tensor
 
 from ..observers import MinMaxObserver
-from .grid import Grid
 
 if TYPE_CHECKING:
-    from .base import AffineQuantizer
+    from .quantizer import Quantizer
 
 #: Bins that a quantizer's observer may hold at once while it looks at a parameter: 64 MiB of counts.
 _MOST_BINS = 2**23
 
 
 class Calibration:
-    """Part of :class:`AffineQuantizer`."""
+    """Part of :class:`Quantizer`."""
+
+    unsigned_symmetric = False
 
     def allow_overwrite(self, allow: bool) -> None:
         """Whether calibration and loaded encodings may replace the range; they may at first."""
         self._overwritable = bool(allow)
 
     @contextlib.contextmanager
-    def compute_encodings(self) -> Iterator[AffineQuantizer]:
+    def compute_encodings(self) -> Iterator[Quantizer]:
         """Calibrate: inside, every tensor is observed, and quantized with the range of that tensor alone; on leaving,
         the range becomes that of all of them together. Nothing changes if the block raises or no data came.
 
@@ -39,7 +40,7 @@ class Calibration:
             >>> quantizer.get_scale()
             tensor([0.0100], grad_fn=<AddBackward0>)
         """
-        if not self._overwritable or not self._enabled:
+        if not self._calibrates():
             yield self
             return
         self._start_observing("quantize")
@@ -49,6 +50,10 @@ class Calibration:
             self._stop_observing()
             raise
         self._finish_observing()
+
+    def _calibrates(self) -> bool:
+        """Whether calibration finds it a range."""
+        return self._enabled and self._overwritable
 
     def _start_observing(self, how: str) -> None:
         """``how``: what forward returns meanwhile, ``"pass"`` x itself, ``"quantize"`` x on its own range."""
@@ -99,13 +104,17 @@ class Calibration:
             piece.update(x.narrow(0, first * (x.shape[0] // rows), count * (x.shape[0] // rows)))
             yield piece
 
+    def _found_by(self, observer: MinMaxObserver, kind: type[MinMaxObserver] | None = None) -> tuple[Tensor, Tensor]:
+        """The range that an observer finds, or that one of another kind would have found."""
+        grid = self._grid
+        return (kind or type(observer)).range(observer, grid.qmin, grid.qmax, grid.symmetric, grid.zero_point)
+
     def _settle(self, observers: Iterable[MinMaxObserver]) -> bool:
         """Take the range that the observers found, one's groups after the other's; False where nothing was seen."""
-        grid = (self._grid.qmin, self._grid.qmax, self._grid.symmetric, self._grid.zero_point)
         found, seen = [], False
         for observer in observers:
-            low, high = observer.range(*grid)
-            full_low, full_high = MinMaxObserver.range(observer, *grid) if self._dynamic else (low, high)
+            low, high = self._found_by(observer)
+            full_low, full_high = self._found_by(observer, MinMaxObserver) if self._dynamic else (low, high)
             found.append((low, high, (high - low) / (full_high - full_low)))
             seen = seen or observer.seen
         if not seen:
@@ -129,17 +138,7 @@ class Calibration:
         self._clip_per_group = clip.numel() > 1
 
     def _choose_sign(self, values: Tensor) -> None:
-        """With ``unsigned_symmetric``, ``0 .. 2^b - 1`` around zero point 0 where nothing is negative."""
-        if not (self.unsigned_symmetric and self.symmetric):
-            return
-        nonnegative = bool((values >= 0).all())
-        if nonnegative and self.signed:
-            self._signed_grid = self._grid
-            self._change_grid(0, 2**self.bitwidth - 1, True, 0)
-        elif not nonnegative and not self.signed:
-            whole, kept = Grid.of_bitwidth(self._title(), self.bitwidth, True), self._signed_grid
-            grid = whole if kept is None or kept.bitwidth != self.bitwidth else kept
-            self._change_grid(grid.qmin, grid.qmax, True, grid.zero_point)
+        """A hook for grids that depend on the sign of what was seen."""
 
     def _mark_unseen(self) -> None:
         """Calibration is over and no data came: pass float from now on, with one warning."""

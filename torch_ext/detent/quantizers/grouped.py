@@ -161,13 +161,7 @@ class GroupedBlockQuantizeDequantize(QuantizeDequantize):
 
     def _forward(self, x: Tensor) -> Tensor:
         if self._dynamic:
-            with torch.no_grad():
-                layout, grid = self._layout, self._grid
-                clip = layout.on(x, self.clip) if self._clip_per_group else self.clip
-                _, low, high = _ops.fake_quantize_dynamic(
-                    x, clip, grid.qmin, grid.qmax, True, None, layout.blocks_for(type(self).__name__, x), None
-                )
-            return self._with_range(x, low.reshape(self.shape), high.reshape(self.shape))
+            return self._with_range(x, *self._range_of(x))
         if self._parametrization == "min_max":
             return self._with_range(x, self.min, self.max)
         return self._rounded(x, self._trained_affine()[0], self._grad_factor(x))

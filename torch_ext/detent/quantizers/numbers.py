@@ -4,49 +4,18 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from ..encodings import AffineEncoding
-from .grid import FILL, Grid
+from .grid import Grid
 
 _ops = torch.ops.detent
 
 
 class Numbers:
     """Part of :class:`AffineQuantizer`."""
-
-    def is_initialized(self) -> bool:
-        """Whether there is a range: calibrated, set, loaded, or written into the parameters in place."""
-        if self._initialized:
-            return True
-        parameters = [parameter for parameter in self.parameters() if not parameter.is_inference()]
-        if not parameters or len(parameters) != len(self._versions):
-            return False
-        if not all(parameter._version > noted for parameter, noted in zip(parameters, self._versions)):
-            return False
-        # DistributedDataParallel writes, in place, what rank 0 has: perhaps no range either.
-        return any(bool((held != FILL[name]).any()) for name, held in self.named_parameters())
-
-    def _followed(self) -> Tensor:
-        tensor = self._source.tensor() if self._source is not None else None
-        if tensor is None:
-            raise RuntimeError(
-                f"{self._title()} is dynamic and belongs to no parameter, so it has no range between calls. Put it "
-                "into a quantized module's param_quantizers, or give it a range with set_range(min, max)."
-            )
-        return tensor.detach()
-
-    def _dynamic_range(self) -> tuple[Tensor, Tensor]:
-        """The range of the followed parameter as it is now."""
-        x, grid = self._followed(), self._grid
-        _, low, high = _ops.fake_quantize_dynamic(
-            x, self._layout.on(x, self.clip) if self._clip_per_group else self.clip, grid.qmin, grid.qmax,
-            grid.symmetric, self._axis, self._layout.blocks_for(type(self).__name__, x), grid.zero_point,
-        )  # fmt: skip
-        return low.reshape(self.shape), high.reshape(self.shape)
 
     def _affine_of_range(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
         """scale and zero_point of a range: the kernel's numbers, with a gradient where the range carries one."""
@@ -150,37 +119,6 @@ class Numbers:
             self._concrete_blocks(), self._known_axis(),
         )  # fmt: skip
 
-    def _concrete_blocks(self) -> tuple[int, ...] | None:
-        """block_size with the sizes of the followed parameter, where it is known."""
-        tensor = self._source.tensor() if self._source is not None else None
-        if self.block_size is None or tensor is None or tensor.dim() != len(self.shape):
-            return self.block_size
-        return tuple(self._layout.blocks_for(type(self).__name__, tensor))
-
-    def _known_axis(self) -> int | None:
-        """The axis of scales per channel, counted from the left where the rank of the followed parameter is known."""
-        tensor = self._source.tensor() if self._source is not None else None
-        return self._axis if self._axis is None or tensor is None else self._axis + tensor.dim()
-
-    def set_range(self, min: Tensor | float | Sequence[float], max: Tensor | float | Sequence[float]) -> None:
-        """Give the quantizer a range. Mode ``"dynamic"`` becomes ``"fixed"``; the others stay.
-
-        Args:
-            min, max: Ends of the range in real units, numbers or tensors that broadcast to ``shape`` (or have as many
-                elements); finite, ``min <= max``.
-        Raises:
-            ValueError: They do not fit ``shape``, are not finite, or ``min > max``. Nothing has changed.
-        """
-        low, high = self._read_end("min", min), self._read_end("max", max)
-        if not bool((torch.isfinite(low) & torch.isfinite(high) & (low <= high)).all()):
-            raise ValueError(
-                f"{self._title()}: min is {low.flatten()[:4].tolist()} and max {high.flatten()[:4].tolist()}, expected "
-                "finite numbers with min <= max."
-            )
-        if self._dynamic:
-            self._install(self._layout, "fixed", self._device())
-        self._write_range(low, high)
-
     def set_encoding(self, encoding: AffineEncoding, *, requires_grad: bool | None = None) -> None:
         """Take over an encoding: bitwidth, symmetry and range. Mode ``"dynamic"`` becomes ``"fixed"``.
 
@@ -223,17 +161,18 @@ class Numbers:
         self._install(self._layout, mode, self._device())
         self._write_range(*ends)
 
-    def _read_end(self, name: str, value: Tensor | float | Sequence[float]) -> Tensor:
-        device = self._device()
-        end = torch.as_tensor(value, dtype=torch.float32, device=device).detach()
-        if end.numel() == math.prod(self.shape):
-            return end.reshape(self.shape)
-        try:
-            return end.expand(self.shape)
-        except RuntimeError:
-            raise ValueError(
-                f"{self._title()}: {name} has shape {tuple(end.shape)}, expected one that broadcasts to {self.shape}."
-            ) from None
+    def _choose_sign(self, values: Tensor) -> None:
+        """With ``unsigned_symmetric``, ``0 .. 2^b - 1`` around zero point 0 where nothing is negative."""
+        if not (self.unsigned_symmetric and self.symmetric):
+            return
+        nonnegative = bool((values >= 0).all())
+        if nonnegative and self.signed:
+            self._signed_grid = self._grid
+            self._change_grid(0, 2**self.bitwidth - 1, True, 0)
+        elif not nonnegative and not self.signed:
+            whole, kept = Grid.of_bitwidth(self._title(), self.bitwidth, True), self._signed_grid
+            grid = whole if kept is None or kept.bitwidth != self.bitwidth else kept
+            self._change_grid(grid.qmin, grid.qmax, True, grid.zero_point)
 
     @torch.no_grad()
     def _write_range(self, low: Tensor, high: Tensor) -> None:
@@ -256,10 +195,4 @@ class Numbers:
         if not grid.symmetric:
             self.zero_point.copy_(point)
         self._initialized, self._unseen = True, False
-        self._refresh()
-
-    def reset(self) -> None:
-        """Forget the range: the next forward raises until the quantizer is calibrated again."""
-        self._initialized, self._unseen = False, False
-        self._note_versions()
         self._refresh()

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
-
-from .._layout import Layout
-from .grid import PARAMETERS, Grid
-
 
 _VERSION = 1
 #: States have the same number of bytes whatever they say: torch.distributed.checkpoint reads into a state_dict at hand.
@@ -19,7 +14,7 @@ _UNIT = 512
 
 
 class Saving:
-    """Part of :class:`AffineQuantizer`."""
+    """Part of :class:`Quantizer`."""
 
     def get_extra_state(self) -> Tensor:
         """What state_dict holds besides the range: JSON of plain values as a uint8 tensor, blanks at its end.
@@ -63,12 +58,6 @@ class Saving:
         return {
             "shape": list(self.shape),
             "block_size": None if self.block_size is None else list(self.block_size),
-            "qmin": self.qmin,
-            "qmax": self.qmax,
-            "symmetric": self.symmetric,
-            "zero_point": self._grid.zero_point,
-            "parametrization": self._parametrization,
-            "grad_scale": self.grad_scale,
             "mode": self.mode,
             "initialized": self.is_initialized(),
             "unseen": self._unseen,
@@ -112,28 +101,17 @@ class Saving:
             error_msgs.append(str(error))
             return
         super()._load_from_state_dict(mine, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
-        names = [name for name, _ in self.named_parameters()]
+        names = list(self._held())
         if prefix + "_extra_state" not in mine and names and all(prefix + name in mine for name in names):
             self._initialized, self._unseen = True, False
             self._refresh()
 
-    def _take_over(self, state: dict[str, Any], tensors: dict[str, Any], prefix: str) -> None:
-        parametrization, grad_scale = state["parametrization"], state["grad_scale"]
-        layout = Layout.of(prefix[:-1], state["shape"], state["block_size"])
-        grid = Grid.of(prefix[:-1], state["qmin"], state["qmax"], state["symmetric"], state["zero_point"])
-        self._check_options(prefix[:-1], state["mode"], parametrization, grad_scale)
-        clip = tensors.get(prefix + "clip")
-        for name in PARAMETERS[parametrization]:
-            value = tensors.get(prefix + name)
-            if value is not None and value.numel() != math.prod(layout.shape):
-                raise ValueError(f"{prefix}{name} has shape {tuple(value.shape)}, expected {layout.shape}.")
-        device = self._device()
-        self._grid = grid
-        self._hold_as(parametrization, grad_scale)
-        self._install(layout, state["mode"], device)
+    def _fit_clip(self, clip: Tensor | None) -> None:
+        """Make room for the factors of a dynamic range that are about to be loaded."""
         if self.clip is not None and clip is not None and clip.numel() != self.clip.numel():
             self._clip_per_group = clip.numel() > 1
-            self.clip = torch.ones(layout.shape if self._clip_per_group else (1,), dtype=torch.float32, device=device)
+            shape = self.shape if self._clip_per_group else (1,)
+            self.clip = torch.ones(shape, dtype=torch.float32, device=self.clip.device)
 
     @staticmethod
     def _fitted(key: str, value: Tensor, held: Tensor) -> Tensor:

@@ -35,13 +35,14 @@ static detent_filled_bins fill(const search_job *job, size_t group, double lo, d
 {
     const int64_t *counts = job->counts + group * job->bins;
     size_t n = 0;
+    double below = 0;
     room->below[0] = 0;
-    for (size_t bin = 0; bin < job->bins; ++bin)
-        if (counts[bin] > 0) {
-            room->bin[n] = (int32_t)bin;
-            room->below[n + 1] = room->below[n] + (double)counts[bin];
-            ++n;
-        }
+    for (size_t bin = 0; bin < job->bins; ++bin) { /* no branch: which bins hold anything cannot be foreseen */
+        below += (double)counts[bin];
+        room->bin[n] = (int32_t)bin;
+        room->below[n + 1] = below;
+        n += counts[bin] > 0;
+    }
     for (size_t i = n; n > 0 && i < n + DETENT_SEARCH_LANES; ++i) {
         room->bin[i] = room->bin[n - 1];
         room->below[i + 1] = room->below[n];

@@ -12,6 +12,8 @@ enum { FEW = 8192 };
 enum { MANY = 1 << 16 };
 /* Tables side by side, so that a value that comes again at once (a ReLU's zeros) need not wait for its own count. */
 enum { TABLES = 4 };
+/* The exponent of a group whose bins hold nothing: none is wider. */
+enum { EMPTY = 2048 };
 
 static void widen(int64_t *counts, size_t bins, int32_t shift)
 {

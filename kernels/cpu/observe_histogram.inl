@@ -20,7 +20,7 @@ static int32_t DETENT_REAL(exponent_of)(real min, real max, size_t bins)
 static void DETENT_REAL(note_exponents)(const real *min, const real *max, size_t groups, size_t bins, int32_t *before)
 {
     for (size_t group = 0; group < groups; ++group)
-        before[group] = DETENT_REAL(exponent_of)(min[group], max[group], bins);
+        before[group] = min[group] <= max[group] ? DETENT_REAL(exponent_of)(min[group], max[group], bins) : EMPTY;
 }
 
 static void DETENT_REAL(widen_groups)(int64_t begin, int64_t end, void *context)

@@ -23,6 +23,20 @@ def report(tmp_path_factory):
     return json.loads(path.read_text()), done.stdout
 
 
+def test_accuracy_is_written_for_every_way_of_training(tmp_path):
+    script = RUN.parent / "qat_digits.py"
+    quick = ["--float-epochs", "1", "--epochs", "1", "--seeds", "5", "--out", str(tmp_path)]
+    done = subprocess.run([sys.executable, str(script), *quick], capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    written = json.loads((tmp_path / "qat_digits.json").read_text())
+    ways = ["ranges follow", "ranges learned", "LSQ", "LSQ+", "PACT"]
+    assert sorted(written["accuracy"]) == sorted(["float", "float, trained on", "calibrated", *ways])
+    assert all(len(values) == 1 and 0 <= values[0] <= 100 for values in written["accuracy"].values())
+    assert written["settings"]["seeds"] == [5] and written["environment"]["commit"]
+    for way in ways:
+        assert f"| W4A4, {way} | {written['accuracy'][way][0]:.2f} |" in done.stdout
+
+
 def groups(report, kind):
     return [group for group in report[0]["groups"] if group["kind"] == kind]
 

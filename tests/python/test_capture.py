@@ -63,7 +63,7 @@ def test_placement_in_resnet_20(resnet):
         "layer2.0.relu_1.output_quantizers.0",
     ]  # fmt: skip
     assert [name for name in names(sim) if "input" in name] == ["conv1.input_quantizers.0"]
-    assert "layer1.0.add_0" in str(sim) and "inside a supergroup" in str(sim) and "avg_pool2d_0" in str(sim)
+    assert "layer1.0.add_0" in str(sim) and "inside [Add, Relu], rounded at layer1.0.relu_1" in str(sim) and "avg_pool2d_0" in str(sim)
 
 
 def test_the_users_model_stays(resnet):
@@ -132,9 +132,9 @@ def test_control_flow_and_sites_first_met_later(x):
 
     sim = calibrated(module_of(forward, nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)), x)
     assert {"sigmoid_0.output_quantizers.0", "sigmoid_1.output_quantizers.0"} <= set(names(sim))
-    with pytest.warns(UserWarning, match="tanh_0 did not run with the sample"):
+    with pytest.warns(UserWarning, match=r"^tanh \(test_capture.py:\d+\) did not run with the sample"):
         later = sim.model(x, extra=True)
-    assert torch.equal(later, torch.tanh(sim.model(x))) and "tanh_0" in str(sim)
+    assert torch.equal(later, torch.tanh(sim.model(x))) and "tanh (test_capture.py" in str(sim)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         sim.model(x, extra=True)
@@ -188,7 +188,7 @@ def test_a_module_without_call_sites_meets_one_later(x):
 
     net = module_of(forward, nn.Conv2d(3, 3, 1), module_of(inner))
     sim = calibrated(nn.Sequential(net, nn.Conv2d(3, 3, 1)), x)
-    with pytest.warns(UserWarning, match="0.layers.1.silu_0 did not run with the sample"):
+    with pytest.warns(UserWarning, match=r"^0.layers.1.silu \(test_capture.py:\d+\) did not run with the sample"):
         sim.model(x[:1])
 
 

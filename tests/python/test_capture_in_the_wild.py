@@ -3,12 +3,15 @@
 import copy
 import functools
 import pickle
+import re
+import warnings
 
 import pytest
 import torch
 import torch.nn.functional as F
 from simulations import calibrated, module_of, names
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from detent.quantsim import QuantizationSimModel, quantization_disabled
 
@@ -258,3 +261,51 @@ def test_what_a_model_keeps_between_evaluations_is_not_that_of_the_sample():
     sims[0].compute_encodings(lambda m: m(x))
     sims[1].model.load_state_dict(sims[0].model.state_dict())
     assert torch.equal(*(sim.model(x) for sim in sims))
+
+
+# --- branches ---------------------------------------------------------------------------------------------------------
+
+
+class Branching(nn.Module):
+    """Training takes another way than the sample did, with the same functions before those that both have."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x):
+        y = self.layer(x)
+        if self.training:
+            y = 100 * torch.tanh(y * 100)
+        return torch.tanh(y) * 3 + y.sub(x).relu() * 5
+
+
+def test_a_branch_of_training_moves_no_other_call(x):
+    sim = calibrated(Branching(), x, quant_scheme=LEARNED)
+    float_net = sim.get_original_model(sim.model)
+    with pytest.warns(UserWarning) as said:
+        y = sim.model.train()(x)
+    late = r"(\w+) \(test_capture_in_the_wild.py:\d+\) did not run with the sample input and passes in float"
+    assert sorted(re.match(late, str(warning.message))[1] for warning in said) == ["mul", "tanh"]
+    y.sum().backward()
+    assert sim.model.mul_0.output_quantizers[0].max.grad is not None  # tanh(y) * 3, in both ways
+    off = sim.model.eval()(x)
+    with quantization_disabled(sim.model):
+        assert torch.equal(sim.model.train()(x), float_net.train()(x))
+    for copied in (copy.deepcopy(sim.model), pickle.loads(pickle.dumps(sim.model))):
+        assert torch.equal(copied.eval()(x), off) and torch.equal(copied.train()(x), y)
+
+
+def test_functions_handed_to_a_checkpoint_are_recomputed_as_they_were(x):
+    def forward(self, x):
+        y = checkpoint(torch.tanh, torch.tanh(x) * 2, use_reentrant=False)
+        return checkpoint(torch.tanh, y * 3, use_reentrant=False)
+
+    model = calibrated(module_of(forward), x, quant_scheme=LEARNED).model
+    plain = calibrated(module_of(lambda self, x: torch.tanh(torch.tanh(torch.tanh(x) * 2) * 3)), x).model
+    data = x.clone().requires_grad_()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        y = model(data)
+        y.sum().backward()
+    assert torch.equal(y, plain(x)) and all(parameter.grad is not None for parameter in model.parameters())

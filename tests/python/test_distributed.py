@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from detent import qat
 from detent.distributed import merge_observers, unwrap
 from detent.observers import MinMaxObserver, MovingAverageObserver
 from torch import nn
@@ -286,6 +287,34 @@ def test_a_checkpoint_of_two_ranks_resumes_on_four(ranks):
     file.seek(0)
     near_state(on_four[0]["model"], trained(calibrated_sim(LEARNED), 1, state=torch.load(file))["model"])
     near_state(on_four[0]["model"], trained(calibrated_sim(LEARNED), 3)["model"])
+
+
+def switched(sim, rank=0, world=1):
+    """A step with fixed ranges, then two with learned ones."""
+    first = trained(sim, 1, rank, world)["model"]
+    if world > 1:
+        learned = dict(activations="learned")
+        for change in (lambda: qat.set_modes(sim, **learned), lambda: qat.use_pact(sim), lambda: qat.use_lsq(sim)):
+            with pytest.raises(RuntimeError, match="wrapped in DistributedDataParallel"):
+                change()
+        same_state(unwrap(sim.model).state_dict(), first)
+        sim.model = sim.model.module
+    qat.set_modes(sim, activations="learned", parameters="learned")
+    if world > 1:
+        sim.model = DistributedDataParallel(sim.model)
+    return trained(sim, 2, rank, world)["model"]
+
+
+def _switch(rank, world):
+    sim = calibrated_sim("min_max")
+    sim.model = DistributedDataParallel(sim.model)
+    return switched(sim, rank, world)
+
+
+def test_modes_switch_between_two_wrappers(ranks):
+    first, second = ranks.run(2, _switch)
+    same_state(first, second)
+    near_state(first, switched(calibrated_sim("min_max")))
 
 
 @pytest.mark.parametrize("idle", ["off", "unseen"])

@@ -4,6 +4,7 @@ import doctest
 import importlib
 import pkgutil
 import re
+import socket
 from pathlib import Path
 
 import pytest
@@ -46,5 +47,12 @@ def _python_blocks() -> list:
 
 @pytest.mark.parametrize("block", _python_blocks())
 def test_code_in_the_documents_runs(block, tmp_path, monkeypatch):
+    """Each alone, as torchrun would start the only rank."""
     monkeypatch.chdir(tmp_path)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    rank = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    for name, value in {**rank, "GLOO_SOCKET_IFNAME": "lo"}.items():
+        monkeypatch.setenv(name, str(value))
     exec(compile(block, "document", "exec"), {"__name__": "document"})

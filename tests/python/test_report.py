@@ -2,6 +2,7 @@
 
 import copy
 import html.parser
+import json
 import random
 import re
 import sys
@@ -9,8 +10,9 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
-from detent import QuantizationSimModel, analysis
+from detent import Config, QuantizationSimModel, analysis, load_checkpoint, save_checkpoint
 from detent._lanes import Node, layout
+from detent.config import OpType
 from torch import nn
 
 
@@ -64,11 +66,111 @@ def test_rows_come_in_the_order_of_execution_and_say_why_something_is_float(sim)
 
 
 def test_text_is_a_table(sim):
-    lines = str(sim.summary()).splitlines()
-    assert lines == str(sim).splitlines() and len(lines) == len(sim.summary()) + 2
+    lines, counts = (part.splitlines() for part in str(sim.summary()).split("\n\n"))
+    assert str(sim) == str(sim.summary()) and len(lines) == len(sim.summary()) + 2
+    assert [line.partition(":")[0] for line in counts] == ["quantized", "not quantized", "to look at"]
     assert lines[0].split() == ["layer", "kind", "slot", "bits", "grid", "scales", "mode", "range", "note"]
     starts = [match.start() for match in re.finditer(r"-+", lines[1])]
     assert all(line[start - 1] == " " for line in lines[2:] for start in starts[1:] if start < len(line))
+
+
+def reasons(sim):
+    return {(row.layer, row.slot): row.note for row in sim.summary() if row.quantizer is None}
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.pool = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.MaxPool2d(2)
+        self.table, self.head, self.free = nn.Embedding(4, 8), nn.Linear(8, 5), nn.Linear(5, 5)
+        self.scale = nn.Parameter(torch.rand(8))
+
+    def forward(self, x, tokens, mask):
+        y = self.pool(F.relu(self.norm(self.conv(x)))).mean((2, 3)) + self.table(tokens) * torch.exp(self.scale)
+        return self.free(self.head(y).softmax(-1)).masked_fill(mask, -torch.inf), y
+
+
+@pytest.fixture
+def block():
+    torch.manual_seed(0)
+    config = Config.load("default_per_channel")
+    config.op_type["Softmax"] = OpType(is_output_quantized=False)
+    config.override("free", quantized=False)
+    data = torch.rand(2, 3, 8, 8), torch.tensor([0, 1]), torch.tensor([True, False, False, False, False])
+    sim = QuantizationSimModel(Block().eval(), data, config_file=config)
+    sim.compute_encodings(lambda model: model(*data))
+    return sim
+
+
+_BLOCK = {
+    ("conv", "output 0"): "inside [Conv, Relu], rounded at relu_0",
+    ("norm", None): "inside [Conv, Relu], rounded at relu_0",
+    ("pool", None): "keeps the grid of its input",
+    ("table", "output 0"): "on the grid of its weight",
+    ("exp_0", None): "float: computed from constants alone",
+    ("softmax_0", None): "float: off in the configuration",
+    ("free", None): "float: excluded by an override",
+    ("masked_fill_0", "output 0"): "float: holds a mask's infinities",
+}
+
+
+def test_what_has_no_quantizer_says_why(block):
+    assert reasons(block) == _BLOCK
+    assert block.summary().counts() == {
+        "quantized": ["3 inputs at 8 bits", "5 outputs at 8 bits", "3 parameters at 8 bits"],
+        "not quantized": [
+            "inside [Conv, Relu] (2)", "keeps the grid of its input (1)", "on the grid of its weight (1)",
+            "computed from constants alone (1)", "off in the configuration (1)", "excluded by an override (1)",
+            "holds a mask's infinities (1)", "parameters off in the configuration (2)",
+            "parameters folded into the layer before (2)",
+        ],
+        "to look at": [],
+    }  # fmt: skip
+
+
+def test_reasons_stay_true_when_something_changes(block, tmp_path):
+    block.save_encodings_to_json(tmp_path, "all")
+    block.exclude_layers_from_quantization(["relu_0", "table"])
+    block.exclude_param_from_quantization("weight")
+    block.model.head.output_quantizers[0] = None
+    expected = _BLOCK | {
+        ("conv", "output 0"): "inside [Conv, Relu], whose end relu_0 is float",
+        ("norm", None): "inside [Conv, Relu], whose end relu_0 is float",
+        ("relu_0", None): "float: excluded",
+        ("conv", "param weight"): "float: excluded",
+        ("head", "param weight"): "float: excluded",
+        ("head", "output 0"): "float: removed",
+        ("table", None): "float: excluded",
+    }
+    del expected["table", "output 0"]
+    assert reasons(block) == reasons(copy.deepcopy(block)) == expected
+    assert block.summary().counts()["to look at"] == ["removed (1)"]
+    content = json.loads((tmp_path / "all.json").read_text())
+    activations = content["activation_encodings"]
+    content["activation_encodings"] = [each for each in activations if each["name"] != "add_0.output_0"]
+    block.load_encodings(content, strict=False, partial=False)
+    assert reasons(block) == expected | {("add_0", None): "float: not in the encodings that were loaded"}
+
+
+def test_checkpoints_take_their_reasons_along(block, tmp_path):
+    fresh = copy.deepcopy(block)
+    block.exclude_layers_from_quantization(["softmax_0", "mean_0"])
+    block.model.mul_0.output_quantizers[0] = None
+    save_checkpoint(block, tmp_path / "saved")
+    fresh.exclude_layers_from_quantization(["mean_0"])
+    load_checkpoint(tmp_path / "saved", fresh)
+    assert reasons(fresh)["mul_0", "output 0"] == "float: not in the checkpoint that was loaded"
+    assert reasons(fresh)["mean_0", None] == "float: excluded"
+
+
+def test_what_an_override_excludes_is_handed_no_quantizer():
+    config = Config.load()
+    config.override("1", quantized=False)
+    net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
+    sim = QuantizationSimModel(net, torch.randn(2, 4), config_file=config)
+    sim.exclude_layers_from_quantization(["0"])
+    assert {name[0] for name, _ in sim.named_quantizers()} == {"2"}
+    assert reasons(sim) == {("0", None): "float: excluded", ("1", None): "float: excluded by an override"}
 
 
 class _Checker(html.parser.HTMLParser):

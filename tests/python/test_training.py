@@ -1,13 +1,17 @@
 """What people train with: replicas, threads, averaged and accumulated and compiled steps."""
 
+import contextlib
 import sys
 import threading
 
 import detent
 import pytest
 import torch
+from detent import qat
+from detent.observers import HistogramObserver, MinMaxObserver
 from torch import nn
 from torch.nn.parallel import DataParallel, replicate
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from checks import same_bits, within
 
@@ -143,6 +147,25 @@ def test_calibration_in_replicas_is_that_of_one_device(scheme, monkeypatch):
         same_bits(got[name], value, name=name)
 
 
+@pytest.mark.parametrize("observer", [MinMaxObserver, HistogramObserver, qat.LsqObserver])
+def test_replicas_that_observe_at_once_lose_nothing(observer, monkeypatch):
+    """Whoever updates waits for a second one to come in: with the lock nobody does, without it one would be lost."""
+    met, take = threading.Barrier(2), observer._take
+
+    def waiting(self, x, held, axis, blocks):
+        with contextlib.suppress(threading.BrokenBarrierError):
+            met.wait(0.2)
+        take(self, x, held, axis, blocks)
+
+    monkeypatch.setattr(observer, "_take", waiting)
+    shared, whole = observer((1,)), observer((1,))
+    parts = [torch.tensor([-1.0, 0.5]), torch.tensor([0.25, 3.0])]
+    in_threads([lambda part=part: shared.update(part) for part in parts])
+    whole.update(torch.cat(parts))
+    for got, expected in zip(shared._collected(), whole._collected()):
+        same_bits(got, expected)
+
+
 def test_replicas_of_ranges_written_in_place(monkeypatch):
     quantizer = detent.quantizers.QuantizeDequantize((1,), 8, True)
     with torch.no_grad():
@@ -221,6 +244,73 @@ def test_a_gradient_scaler_scales_ranges_too_and_skips_bad_steps():
     scaler.step(optimizer), scaler.update()
     for name, parameter in scaled.named_parameters():
         same_bits(parameter, before[name], name=name)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_half_precision_with_a_gradient_scaler(scheme):
+    """float16 gradients scaled up, unscaled, clipped and stepped: near what float32 does."""
+    plain, cast = calibrated(scheme).model.eval(), calibrated(scheme).model.eval()
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12)
+    for model in (plain, cast):
+        optimizer = torch.optim.SGD(qat.parameter_groups(model, lr=0.05), momentum=0.9)
+        for _ in range(3):
+            optimizer.zero_grad()
+            with torch.autocast("cpu", torch.float16, enabled=model is cast):
+                loss = model(data()).float().square().mean()
+            scaler.scale(loss).backward()
+            scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            scaler.step(optimizer), scaler.update()
+    start = dict(calibrated(scheme).model.named_parameters())
+    moved = [
+        torch.cat([(p - start[name]).detach().flatten() for name, p in model.named_parameters() if p.requires_grad])
+        for model in (cast, plain)
+    ]
+    assert torch.nn.functional.cosine_similarity(*moved, dim=0) > 0.98
+    assert all(p.dtype == torch.float32 for p in cast.parameters())
+
+
+class Reads(TorchDispatchMode):
+    """Counts what would make a host wait for its device."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default):
+            self.seen.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("way", ["min_max", LEARNED, "lsq", "pact"])
+def test_a_step_reads_no_number_back(way):
+    """Forward, backward, losses and freezing queue their work and go on."""
+    sim = calibrated(way if way in SCHEMES else "min_max")
+    if way == "lsq":
+        qat.use_lsq(sim)
+    elif way == "pact":
+        qat.use_pact(sim)
+    optimizer = torch.optim.SGD(qat.parameter_groups(sim, lr=0.01), foreach=False)
+    freezer = qat.OscillationFreezer(sim, threshold=0.1)
+    step(sim.model, data())
+    with Reads() as reads:
+        y = sim.model(data())
+        (y.square().sum() + qat.distillation_loss(y, y.detach()) + qat.dampening_loss(sim)).backward()
+        optimizer.step(), freezer.step()
+    assert reads.seen == []
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_step_captured_as_cuda_graphs_is_the_eager_one(scheme, cuda):
+    eager, model = (calibrated(scheme).model.to(cuda).eval() for _ in range(2))
+    graphed = torch.cuda.make_graphed_callables(model, (data().to(cuda),))
+    for count in range(3):
+        x = data().to(cuda) * (1 + count)
+        same_bits(graphed(x), eager(x))
+        eager.zero_grad(), model.zero_grad()
+        step(eager, x), step(graphed, x)
+        same_gradients(gradients(model), gradients(eager))
 
 
 def test_clipping_counts_ranges():

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 from ._lanes import Node, draw, layout
 
 if TYPE_CHECKING:
-    from ._report import Row, Step
+    from ._report import Row, Step, Summary
 
 __all__ = ["fragment", "page"]
 
 _COLUMNS = ("layer", "slot", "bits", "grid", "scales", "mode", "range", "note")
-_HARMLESS = ("inside a supergroup", "keeps the grid of its input", "no quantizer placed", "excluded")
 
 _STYLE = """
 .detent { font: 13px/1.45 system-ui, sans-serif; color: #1c2430; background: #fff; }
@@ -49,17 +48,18 @@ _FILTER = """
 """
 
 
-def page(rows: list[Row], steps: list[Step]) -> str:
+def page(summary: Summary) -> str:
     """A page that needs nothing else."""
-    body = fragment(rows, steps, _FILTER)
+    body = fragment(summary, _FILTER)
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>detent: what is quantized</title>'
         f'<style>body {{ margin: 24px; }}</style></head>\n<body>\n{body}\n</body></html>\n'
     )
 
 
-def fragment(rows: list[Row], steps: list[Step], extra: str = "") -> str:
+def fragment(summary: Summary, extra: str = "") -> str:
     """A piece of a page, for a notebook."""
+    rows, steps = summary.rows, summary._steps
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(row.layer, []).append(row)
@@ -75,7 +75,7 @@ def fragment(rows: list[Row], steps: list[Step], extra: str = "") -> str:
             lines.append(f'<tr class="{kind}" data-layer="{_text(layer)}">{"".join(cells)}</tr>')
     head = "".join(f"<th>{name}</th>" for name in ("", *_COLUMNS))
     return (
-        f'<div class="detent"><style>{_STYLE}</style>\n{_headline(rows)}{extra}\n'
+        f'<div class="detent"><style>{_STYLE}</style>\n{_headline(summary)}{extra}\n'
         f"<table><thead><tr>{head}</tr></thead>\n<tbody>\n" + "\n".join(lines) + "\n</tbody></table></div>"
     )
 
@@ -88,35 +88,27 @@ def _part(row: Row) -> str:
     return "param" if row.slot is not None and row.slot.startswith("param") else "other"
 
 
-def _headline(rows: list[Row]) -> str:
-    kinds: dict[tuple[str, int], int] = {}
-    for row in rows:
-        if row.quantizer is not None:
-            key = "parameters" if _part(row) == "param" else "activations", row.quantizer.bitwidth
-            kinds[key] = kinds.get(key, 0) + 1
-    counted = [f"<b>{count}</b> {what} at {bits} bits" for (what, bits), count in sorted(kinds.items())]
-    odd = sum(_odd(row) for row in rows)
-    counted.append(f'<b class="{"warn" if odd else ""}">{odd}</b> to look at')
+def _headline(summary: Summary) -> str:
+    lines = [
+        f'<b class="{"warn" if title == "to look at" else ""}">{title}</b> {" &middot; ".join(map(_text, counted))}'
+        for title, counted in summary.counts().items() if counted
+    ]  # fmt: skip
     return (
-        f"<p>{' &middot; '.join(counted)}<br>Graph: top to bottom as it ran; blue: on a grid; grey: not rounded there. "
-        "Bars: the range, 0 marked, on a square-root scale, one scale for activations and one for parameters; dark: the "
-        "median of all scales.</p>"
+        f"<p>{'<br>'.join(lines)}<br>Graph: top to bottom as it ran; blue: on a grid; grey: not rounded there. "
+        "Bars: the range, 0 marked, on a square-root scale, one scale for activations and one for parameters; dark: "
+        "the median of all scales.</p>"
     )
-
-
-def _odd(row: Row) -> bool:
-    return bool(row.note) and row.note.removeprefix("float: ") not in _HARMLESS
 
 
 def _cells(row: Row, first: bool, scale: _Scale) -> list[str]:
     _, kind, slot, bits, grid, scales, mode, reach, note = (_text(cell) for cell in row.cells)
     name = f'{_text(row.layer)} <span class="kind">{kind}</span>' if first else ""
-    plain = (slot, bits, grid, scales, mode) if row.quantizer is not None else ("", "", "", "", "")
+    plain = (slot, bits, grid, scales, mode) if row.quantizer is not None else (_text(row.slot or ""), "", "", "", "")
     return [
         f"<td>{name}</td>",
         *(f'<td class="number">{cell}</td>' for cell in plain),
         f'<td class="number">{scale.bar(row)}{reach if row.low is not None else ""}</td>',
-        f'<td class="{"warn" if _odd(row) else "quiet"}">{note}</td>',
+        f'<td class="{"warn" if row.odd else "quiet"}">{note}</td>',
     ]
 
 
@@ -167,8 +159,8 @@ def _nodes(groups: dict[str, list[Row]], steps: list[Step]) -> list[Node]:
 
 def _rounds(rows: list[Row]) -> bool:
     return any(
-        row.slot is not None and row.slot.startswith("output") and row.quantizer.enabled and not row.quantizer._unseen
-        for row in rows
+        row.quantizer is not None and row.slot.startswith("output") and row.quantizer.enabled
+        and not row.quantizer._unseen for row in rows
     )
 
 

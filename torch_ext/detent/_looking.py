@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from ._report import Summary, summarize
+from ._report import Summary
+from ._rows import summarize
 from .nn import QuantizedModule
 from .quantizers import Quantizer
 
@@ -71,7 +72,7 @@ class Looking:
             >>> sim.compute_encodings(lambda model: model(torch.randn(32, 4)))
             >>> widest = max((row for row in sim.summary() if row.high is not None), key=lambda row: row.high.max())
         """
-        return summarize(self._network, self._graph, self._excluded)
+        return summarize(self._network, self._graph, self._reasons)
 
     def to_html(self, path: str | PathLike[str]) -> None:
         """Write :meth:`summary` as a page that needs nothing else, with the graph and a bar for each range."""

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
 import torch
-from torch import nn
 
-from .capture import CallSite, float_class, place
-from .capture.graph import MOVING, Event, Graph
-from .capture.mode import Captured
-from .nn import QuantizedModule
-from .nn.base import Use, entries
 from .quantizers import Quantizer
 
-__all__ = ["Row", "Summary", "summarize"]
+__all__ = ["Row", "Step", "Summary"]
 
+_PLANNED = (
+    "inside ", "keeps the grid", "on the grid", "excluded", "off in the configuration", "computed from constants",
+    "makes no tensor of floats", "holds a mask",
+)  # fmt: skip
+_PARTICULAR = re.compile(r", (rounded at|whose end) .*")
 _HEADER = ("layer", "kind", "slot", "bits", "grid", "scales", "mode", "range", "note")
 
 
@@ -29,7 +30,7 @@ class Row:
     Args:
         layer: Name of the module, or of the call site of a function: ``layer1.0.add_0``.
         kind: Class of the module, or the function.
-        slot: ``"input 0"``, ``"param weight"``, ``"output 0"``; ``None`` without a quantizer.
+        slot: ``"input 0"``, ``"param weight"``, ``"output 0"``; ``None`` for all of a layer.
         quantizer: The quantizer; ``None`` where the row says why there is none.
         low, high: Ends of the range per scale, flat, on the CPU; ``None`` without a range.
         note: Why it is float, or what is odd.
@@ -48,16 +49,17 @@ class Row:
         """The row as text, one string per column."""
         quantizer = self.quantizer
         if quantizer is None:
-            return (self.layer, self.kind, "-", "-", "-", "-", "-", "-", self.note)
-        grid = "symmetric" if quantizer.symmetric else "asymmetric"
+            return (self.layer, self.kind, self.slot or "-", "-", "-", "-", "-", "-", self.note)
         return (
-            self.layer, self.kind, self.slot, str(quantizer.bitwidth), f"{grid} {quantizer.qmin} .. {quantizer.qmax}",
-            self.scales, quantizer.mode, self.range, self.note,
+            self.layer, self.kind, self.slot, str(quantizer.bitwidth), quantizer._grid_in_words(), self.scales,
+            quantizer.mode if quantizer.scaled else "-", self.range, self.note,
         )  # fmt: skip
 
     @property
     def scales(self) -> str:
-        """How many scales: ``"per tensor"``, ``"16 per channel"``."""
+        """How many scales: ``"per tensor"``, ``"16 per channel"``; ``"none"`` of a float format without."""
+        if not self.quantizer.scaled:
+            return "none"
         kind = self.quantizer.granularity.value.replace("_", " ")
         count = torch.Size(self.quantizer.shape).numel()
         return kind if kind == "per tensor" else f"{count} {kind}"
@@ -66,6 +68,16 @@ class Row:
     def range(self) -> str:
         """``"-1.5 .. 2"``, the widest of all scales."""
         return "-" if self.low is None else f"{self.low.min().item():.4g} .. {self.high.max().item():.4g}"
+
+    @property
+    def reason(self) -> str:
+        """:attr:`note` without what it says of this row alone."""
+        return _PARTICULAR.sub("", self.note.removeprefix("float: "))
+
+    @property
+    def odd(self) -> bool:
+        """Whether the note is something to look at, planned by no configuration, exclusion or device."""
+        return bool(self.note) and not self.reason.startswith(_PLANNED)
 
 
 @dataclass(frozen=True)
@@ -80,7 +92,8 @@ class Step:
 class Summary:
     """The rows of a simulation, in the order in which layers and functions ran with the sample.
 
-    ``str()`` is a table, a notebook shows it as one with bars, :meth:`to_html` writes a page with the graph beside it.
+    ``str()`` is a table with the counts below, a notebook shows it as one with bars, :meth:`to_html` writes a page with
+    the graph beside it. Parameters that the configuration leaves in float have no rows and are counted.
 
     Example:
         >>> sim = detent.QuantizationSimModel(torch.nn.Sequential(torch.nn.Linear(4, 2)), torch.randn(1, 4))
@@ -91,9 +104,10 @@ class Summary:
         0 output 0 per tensor
     """
 
-    def __init__(self, rows: list[Row], steps: list[Step]):
+    def __init__(self, rows: list[Row], steps: list[Step], float_parameters: Counter[str] | None = None):
         self.rows = rows
         self._steps = steps
+        self._float_parameters = float_parameters or Counter()
 
     def __iter__(self) -> Iterator[Row]:
         return iter(self.rows)
@@ -106,118 +120,48 @@ class Summary:
         widths = [max(len(line[i]) for line in table) for i in range(len(_HEADER))]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in table]
         lines.insert(1, "  ".join("-" * width for width in widths))
-        return "\n".join(lines)
+        counts = [f"{title}: {', '.join(counted)}" for title, counted in self.counts().items() if counted]
+        return "\n".join([*lines, "", *counts])
+
+    def counts(self) -> dict[str, list[str]]:
+        """What there is how often, by ``"quantized"``, ``"not quantized"`` and ``"to look at"``.
+
+        Example:
+            >>> sim = detent.QuantizationSimModel(torch.nn.Sequential(torch.nn.Linear(4, 2)), torch.randn(1, 4))
+            >>> sim.summary().counts()["quantized"]
+            ['1 input at 8 bits', '1 output at 8 bits', '1 parameter at 8 bits']
+            >>> sim.summary().counts()["not quantized"]
+            ['parameters off in the configuration (1)']
+        """
+        quantized = Counter(
+            (row.slot.split()[0], row.quantizer._type_in_words()) for row in self.rows if row.quantizer is not None
+        )
+        kinds = {"input": "input", "output": "output", "param": "parameter"}
+        odd = Counter(row.reason for row in self.rows if row.odd)
+        planned = Counter(row.reason for row in self.rows if row.note and not row.odd)
+        return {
+            "quantized": [
+                f"{_many(count, name)} {held}" for slot, name in kinds.items()
+                for (kind, held), count in sorted(quantized.items()) if kind == slot
+            ],
+            "not quantized": [f"{reason} ({count})" for reason, count in planned.most_common()]
+            + [f"parameters {reason} ({count})" for reason, count in self._float_parameters.most_common()],
+            "to look at": [f"{reason} ({count})" for reason, count in odd.most_common()],
+        }  # fmt: skip
 
     def _repr_html_(self) -> str:
         from ._html import fragment
 
-        return fragment(self.rows, self._steps)
+        return fragment(self)
 
     def to_html(self, path: str | PathLike[str]) -> None:
         """Write one page that needs nothing else: the graph, the rows, and a bar for each range."""
         from ._html import page
 
-        text = page(self.rows, self._steps)
+        text = page(self)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_text(text, encoding="utf-8")
 
 
-def summarize(model: nn.Module, graph: Graph, excluded: set[str]) -> Summary:
-    """One row per quantizer, and one per leaf and call site that has none, with the reason."""
-    rows = []
-    for path, module in model.named_modules():
-        name, kind, before = path or "(model)", _kind(path, module, model), len(rows)
-        for slot, key, quantizer in entries(module):
-            rows.append(_row(name, kind, f"{slot} {key}", quantizer, _shared(path, slot, graph)))
-        if len(rows) == before and isinstance(module, QuantizedModule):
-            rows.append(_float(name, kind, _why_float(path, module, graph, excluded)))
-        if isinstance(module, Captured):
-            rows += _unquantized(path, module, graph)
-    modules = dict(model.named_modules())
-    steps = [_step(event, modules.get(event.path)) for event in graph.events]
-    return Summary(_as_run(rows, steps), steps)
-
-
-def _why_float(path: str, module: QuantizedModule, graph: Graph, excluded: set[str]) -> str:
-    if any(above in ("", path) or path.startswith(f"{above}.") for above in excluded):
-        return "float: excluded"
-    if path not in graph.calls:
-        return "float: did not run with the sample"
-    return "keeps the grid of its input" if module._slots.onnx_op in MOVING else "float: no quantizer placed"
-
-
-def _as_run(rows: list[Row], steps: list[Step]) -> list[Row]:
-    """Rows in the order of execution: a module before what is inside it, one that did not run where it stands."""
-    order: dict[str, float] = {}
-    for number, step in enumerate(steps):
-        order.setdefault(step.layer, number)
-        above = step.layer
-        while above:
-            above = above.rpartition(".")[0]
-            order.setdefault(above or "(model)", number - 0.5)
-    keys, last = [], -1.0
-    for row in rows:
-        last = order.get(row.layer, last)
-        keys.append(last)
-    return [row for _, row in sorted(zip(keys, rows), key=lambda pair: pair[0])]
-
-
-def _step(event: Event, module: nn.Module | None) -> Step:
-    reads = [id(read.value) for read in event.reads if not read.value.constant]
-    layer = place(module, event) or "(model)"
-    return Step(layer, reads, None if event.output is None else id(event.output))
-
-
-def _kind(path: str, module: nn.Module, model: nn.Module) -> str:
-    if isinstance(module, CallSite):
-        return module.function
-    if isinstance(module, Use):
-        module = model.get_submodule(path.rpartition(".")[0])
-    return float_class(type(module)).__name__
-
-
-def _shared(path: str, slot: str, graph: Graph) -> int:
-    """How often an activation meets one quantizer in one pass."""
-    uses = max(1, len(graph.uses.get(path, ())))
-    return graph.calls.get(path, 0) - uses + 1 if slot != "param" else 1
-
-
-def _row(name: str, kind: str, slot: str, quantizer: Quantizer, calls: int) -> Row:
-    low = high = None
-    if quantizer.is_initialized():
-        low, high = (end.detach().cpu().flatten() for end in (quantizer.get_min(), quantizer.get_max()))
-    return Row(name, kind, slot, quantizer, low, high, _note(quantizer, calls))
-
-
-def _note(quantizer: Quantizer, calls: int) -> str:
-    if not quantizer.enabled:
-        return "off"
-    if quantizer._unseen:
-        return "saw no data in calibration: passes float"
-    if not quantizer.is_initialized():
-        return "not calibrated yet"
-    if calls > 1:
-        return f"runs {calls} times in one pass, on one range"
-    return ""
-
-
-def _float(name: str, kind: str, reason: str) -> Row:
-    return Row(name, kind, None, None, None, None, reason)
-
-
-def _unquantized(path: str, module: Captured, graph: Graph) -> list[Row]:
-    """What a module's own forward leaves in float: call sites by name, and functions nobody knows."""
-    prefix, capture, rows = f"{path}." if path else "", module._detent, []
-    for site, child in capture.names.items():
-        if child is None:
-            rows.append(_float(prefix + site, _function(site), f"float: {capture.reasons.get(site, '')}"))
-    for name in capture.late:
-        rows.append(_float(prefix + name, _function(name), "float: did not run with the sample"))
-    for function in sorted(graph.unknown.get(path, ())):
-        rows.append(_float(path or "(model)", function, "float: not an operator that is known"))
-    return rows
-
-
-def _function(site: str) -> str:
-    """``add`` of ``use_1.add_0``."""
-    return site.rpartition(".")[2].rpartition("_")[0]
+def _many(count: int, name: str) -> str:
+    return f"{count} {name}" if count == 1 else f"{count} {name}s"

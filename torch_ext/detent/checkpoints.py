@@ -105,7 +105,7 @@ def load_checkpoint(file_path: str | PathLike[str], sim: QuantizationSimModel) -
         if name in flags:
             quantizer.enabled = bool(flags[name]["enabled"])
             quantizer.allow_overwrite(flags[name]["allow_overwrite"])
-    sim._remove({id(quantizer) for quantizer in removed.values()})
+    sim._remove({id(quantizer) for quantizer in removed.values()}, "not in the checkpoint that was loaded")
     return sim
 
 

@@ -163,7 +163,7 @@ def fake_quantize_dynamic(
 
 def float_cast(
     x: Tensor,
-    format: FloatFormat | torch.dtype,
+    format: FloatFormat | torch.dtype | str,
     scale: Tensor | None = None,
     *,
     axis: int | None = None,
@@ -177,7 +177,7 @@ def float_cast(
 
     Args:
         x: Any shape; float16, bfloat16, float32 or float64.
-        format: A :class:`FloatFormat`, or the torch type that has it.
+        format: A :class:`FloatFormat`, or what :meth:`FloatFormat.of` takes: ``torch.float8_e5m2``, ``"float16"``.
         scale: > 0; shape as the module says. ``None``: 1.
         axis, block_size: As in :func:`fake_quantize`.
     Returns:
@@ -188,8 +188,7 @@ def float_cast(
         >>> float_cast(torch.tensor([0.3, 17.0, 1e6]), torch.float8_e4m3fn).tolist()
         [0.3125, 16.0, 448.0]
     """
-    if not isinstance(format, FloatFormat):
-        format = FloatFormat.of(format)
+    format = FloatFormat.of(format)
     if scale is None:
         scale = torch.ones((), dtype=torch.float64 if x.dtype == torch.float64 else torch.float32, device=x.device)
     return _ops.float_cast(x, scale, format.mantissa_bits, format.min_exponent, format.max, axis, block_size)

@@ -1,9 +1,11 @@
 """Capture: which tensors flow where in a user's model, and quantizers at the functions its forwards call."""
 
-from .exclude import call_sites, exclude, place
+from .exclude import call_sites, exclude
 from .graph import record
+from .mode import place
 from .placement import install
+from .reasons import Reasons
 from .sites import CallSite
 from .strip import float_class, strip
 
-__all__ = ["CallSite", "call_sites", "exclude", "float_class", "install", "place", "record", "strip"]
+__all__ = ["CallSite", "Reasons", "call_sites", "exclude", "float_class", "install", "place", "record", "strip"]

@@ -8,11 +8,12 @@ from collections.abc import Collection
 from torch import nn
 
 from ..nn.base import entries
-from .graph import MOVING, Event, Graph, Read
-from .mode import Captured
+from .graph import MOVING, Graph, Read
+from .mode import Captured, place
 from .placement import keep_site, site_of
+from .reasons import EXCLUDED, Reasons, within
 
-__all__ = ["call_sites", "exclude", "place"]
+__all__ = ["call_sites", "exclude"]
 
 
 def call_sites(model: nn.Module) -> list[str]:
@@ -25,35 +26,25 @@ def call_sites(model: nn.Module) -> list[str]:
     ]
 
 
-def place(module: nn.Module | None, event: Event) -> str:
-    """The full name of what has the event's quantizers, or would have; ``module`` is the one at the event's path."""
-    parts: tuple[str, ...] = (f"use_{event.use}",) if event.use else ()
-    if event.site is not None:
-        held = module._detent.names.get(event.site_name) if isinstance(module, Captured) else None
-        parts = held or (event.site_name,)
-    return ".".join((event.path, *parts)).lstrip(".")
-
-
-def exclude(model: nn.Module, graph: Graph, paths: Collection[str]) -> None:
+def exclude(model: nn.Module, graph: Graph, reasons: Reasons, paths: Collection[str]) -> None:
     """Remove every quantizer of the modules at ``paths`` and of what is inside them, in place.
 
     An output's quantizer moves to those who read that output and stay quantized, one copy each: their inputs are as
-    before on the grid, and only the modules at ``paths`` work in float.
+    before on the grid, and only what is excluded works in float.
     """
     modules = dict(model.named_modules())
-
-    def inside(path: str) -> bool:
-        return any(above in ("", path) or path.startswith(f"{above}.") for above in paths)
+    reasons.excluded |= set(paths)
 
     for event in graph.events:
         path = place(modules.get(event.path), event)
         outputs = getattr(modules.get(path), "output_quantizers", None)
-        if event.output is not None and outputs and outputs[0] is not None and inside(path):
+        if event.output is not None and outputs and outputs[0] is not None and within(path, paths):
             for read in event.output.reads:
-                if not inside(place(modules.get(read.event.path), read.event)):
+                reader = place(modules.get(read.event.path), read.event)
+                if not within(reader, reasons.excluded) and reasons.outputs.get(read.event.key) != EXCLUDED:
                     _hand_over(modules, read, outputs[0])
     for path, module in modules.items():
-        if inside(path):
+        if within(path, paths):
             for slot, key, _ in list(entries(module)):
                 module._modules[f"{slot}_quantizers"]._modules[key] = None
 

@@ -18,6 +18,7 @@ from ..nn.calls import execution
 from ..nn.table import CLASSES, SLOTS
 from ..nn.tensors import map_arguments, map_tensors
 from .functions import KEEP_AXES, NOISE, WRITERS, Operator, arguments, carries_floats, find, is_quantizable, pole
+from .lines import Line, calling_line
 
 __all__ = ["Event", "Graph", "Read", "Value", "record"]
 
@@ -89,7 +90,7 @@ class Event:
     @property
     def site_name(self) -> str:
         """As :class:`detent.capture.mode.Capture` knows it."""
-        return f"use_{self.use}.{self.site}" if self.use else self.site
+        return _of_use(self.use, self.site)
 
 
 @dataclass
@@ -99,6 +100,7 @@ class Graph:
     callers: dict[str, set[str]] = field(default_factory=dict)  # module -> who calls it
     calls: dict[str, int] = field(default_factory=dict)  # module -> executions
     unknown: dict[str, set[str]] = field(default_factory=dict)  # module -> functions nobody knows
+    lines: dict[str, dict[tuple[str, Line], list[str]]] = field(default_factory=dict)  # module -> Capture.lines
     returned: list[Value] = field(default_factory=list)  # by the model
 
 
@@ -192,10 +194,14 @@ class _Recorder(TorchFunctionMode):
 
     def _site(self, operator: Operator) -> str:
         """The name of the call that is being made."""
-        counts = self.frames[-1].counts
-        count = counts.get(operator.name, 0)
-        counts[operator.name] = count + 1
-        return f"{operator.name}_{count}"
+        frame = self.frames[-1]
+        count = frame.counts.get(operator.name, 0)
+        frame.counts[operator.name] = count + 1
+        site = f"{operator.name}_{count}"
+        lines = self.graph.lines.setdefault(frame.path, {})
+        called = _of_use(frame.use, operator.name), calling_line()
+        lines.setdefault(called, []).append(_of_use(frame.use, site))
+        return site
 
     def _operator(self, func, operator: Operator, args: tuple, kwargs: dict, constant: bool):
         frame = self.frames[-1]
@@ -346,6 +352,10 @@ class _Recorder(TorchFunctionMode):
             map_tensors(y, made)
             event.output = event.outputs.get(0)
             self.graph.events.append(event)
+
+
+def _of_use(use: int, name: str) -> str:
+    return f"use_{use}.{name}" if use else name
 
 
 def _transformed(given) -> bool:

@@ -8,25 +8,34 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import FunctionType
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from ..nn.base import QuantizedModule, Use, entries
 from ..nn.calls import Caller, caller, pop, push
-from .functions import carries_floats, find
+from .functions import Operator, carries_floats, find
+from .lines import Line, calling_line, shown
 from .sites import CallSite
 
-__all__ = ["Capture", "Captured", "captured_class"]
+if TYPE_CHECKING:
+    from .graph import Event
+
+__all__ = ["Capture", "Captured", "captured_class", "place"]
 
 
 @dataclass
 class Capture:
-    """What a captured module knows of its call sites, ``add_0``, and for further uses of the module ``use_1.add_0``."""
+    """What a captured module knows of its call sites, ``add_0``, and for further uses of the module ``use_1.add_0``.
+
+    A call is told by the line of code that it stands on and how often that has called the function, so that a branch
+    which the sample did not take moves no other call. Inside torch.compile, which sees no lines, by its number.
+    """
 
     path: str = ""
     names: dict[str, tuple[str, ...] | None] = field(default_factory=dict)  # call site -> child; None: left in float
-    reasons: dict[str, str] = field(default_factory=dict)  # call site -> why it is float
+    lines: dict[tuple[str, Line], list[str]] = field(default_factory=dict)  # "add", "use_1.add", its line -> call sites
     uses: dict[str, int] | None = None  # where it runs more than once: "<execution of the caller>:<count>" to the use
     reused: list[nn.Module] = field(default_factory=list)  # modules whose uses depend on how often this one calls
     late: list[str] = field(default_factory=list)  # first met after construction
@@ -82,7 +91,7 @@ class Calls(Caller):
         self.owner = owner
         self.capture = capture
         self.prefix = f"use_{use}." if use else ""
-        self.counts: dict[str, int] = {}
+        self.counts: dict[str | tuple[str, Line], int] = {}
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = {} if kwargs is None else kwargs
@@ -95,18 +104,32 @@ class Calls(Caller):
             return self.composite(operator.body, args, kwargs)
         if not (carries_floats(args) or carries_floats(kwargs.values())):
             return func(*args, **kwargs)
-        name = operator.name
-        count = self.counts.get(name, 0)
-        self.counts[name] = count + 1
-        key = f"{self.prefix}{name}_{count}"
-        if key not in self.capture.names:
-            if not operator.moves:
-                self.late(key)
-            return func(*args, **kwargs)
-        child = self.capture.names[key]
+        child = self.capture.names.get(self.site(operator))
         if child is None:
             return func(*args, **kwargs)
         return _below(self.owner, child).call(self.owner, func, operator, args, kwargs)
+
+    def site(self, operator: Operator) -> str | None:
+        """The call site that a call is; ``None``, after a word, for one that the sample did not make."""
+        name = self.prefix + operator.name
+        numbered = f"{name}_{self._counted(operator.name)}"
+        if torch.compiler.is_compiling():
+            return numbered
+        line = calling_line()
+        sites = self.capture.lines.get((name, line))
+        if sites is None and self.again:  # a function that was handed to a checkpoint itself is called by torch
+            return numbered
+        count = self._counted((name, line))
+        if sites is not None and count < len(sites):
+            return sites[count]
+        if not operator.moves:
+            self.late(f"{name} ({shown(line)})")
+        return None
+
+    def _counted(self, what: str | tuple[str, Line]) -> int:
+        count = self.counts.get(what, 0)
+        self.counts[what] = count + 1
+        return count
 
     def _copied(self) -> Calls:
         made = super()._copied()
@@ -149,6 +172,15 @@ class Captured(nn.Module):
         if made[0] is copyreg.__newobj__:  # the generated class has no name to be imported by
             return (_new, (type(self)._float_class, *made[1][1:]), *made[2:])
         return made
+
+
+def place(module: nn.Module | None, event: Event) -> str:
+    """The full name of what has the event's quantizers, or would have; ``module`` is the one at the event's path."""
+    parts: tuple[str, ...] = (f"use_{event.use}",) if event.use else ()
+    if event.site is not None:
+        held = module._detent.names.get(event.site_name) if isinstance(module, Captured) else None
+        parts = held or (event.site_name,)
+    return ".".join((event.path, *parts)).lstrip(".")
 
 
 def _new(float_class: type, *args):

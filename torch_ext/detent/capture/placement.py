@@ -8,14 +8,16 @@ from torch.nn.modules.conv import _ConvNd
 
 from ..config import Config
 from ..config.overrides import Selected
+from ..float_format import FloatFormat
 from ..nn import QuantizedModule, guard_fast_paths, is_leaf, quantize_module
 from ..nn.table import outside_leaves
 from ..nn.base import ParamQuantizers, Use, entries
-from ..quantizers import QuantizeDequantize, Quantizer
+from ..quantizers import Quantizer
 from .checkpoint import resume_recomputations
 from .graph import Event, Graph, Read
 from .mode import Capture, Captured, captured_class
 from .policy import Policy
+from .reasons import Reasons
 from .sites import CallSite
 from .spec import Spec
 
@@ -29,7 +31,7 @@ class _Installer:
         self.model, self.graph, self.policy, self.learned = model, graph, policy, learned
         self.modules = dict(model.named_modules())
         self.seen = outside_leaves(self.modules)
-        self.shared: dict[int, QuantizeDequantize] = {}  # parameter -> its one quantizer
+        self.shared: dict[int, Quantizer] = {}  # parameter -> its one quantizer
         first = next((t for t in (*model.parameters(), *model.buffers())), None)
         self.device = torch.device("cpu") if first is None else first.device
 
@@ -64,7 +66,8 @@ class _Installer:
                 module.__class__ = captured_class(type(module))
             except TypeError:  # a class that cannot be derived from is left as it is
                 continue
-            module._detent = Capture(path, forward=module.__dict__.pop("forward", None))
+            forward = module.__dict__.pop("forward", None)
+            module._detent = Capture(path, forward=forward, lines=self.graph.lines.get(path, {}))
         for path, uses in self.graph.uses.items():
             if len(uses) > 1:
                 self._reused(path, uses)
@@ -110,16 +113,12 @@ class _Installer:
             return
         if event.constant or event.integers:
             owner._detent.names.setdefault(event.site_name, None)
-            owner._detent.reasons[event.site_name] = self.policy.reasons[event.key]
             return
         site = site_of(owner, event)
         site.copied |= {read.slot for read in event.reads if read.overwritten}
         self._activation(site.output_quantizers, 0, self.policy.output(event))
         for read in event.reads:
             self._site_input(owner, event, site, read)
-        reason = self.policy.reasons.get(event.key)
-        if reason is not None:
-            owner._detent.reasons[event.site_name] = reason
         keep_site(owner, event, site)
 
     def _site_input(self, owner: nn.Module, event: Event, site: CallSite, read: Read) -> None:
@@ -165,14 +164,14 @@ class _Installer:
         if spec is not None and slots[index] is None:
             slots[index] = spec.make("learned" if self.learned else "fixed", self.device)
 
-    def _parameter(self, module: nn.Module, name: str, spec: Spec) -> QuantizeDequantize:
+    def _parameter(self, module: nn.Module, name: str, spec: Spec) -> Quantizer:
         parameter = getattr(module, name)
         if "param_quantizers" not in module._modules:
             module.param_quantizers = ParamQuantizers(module, ())
         held = module.param_quantizers
         quantizer = self.shared.get(id(parameter))
         if quantizer is None:
-            quantizer = spec.make("learned" if self.learned else "dynamic", self.device)
+            quantizer = spec.make("learned" if self.learned else "dynamic", self.device, "dynamic")
             self.shared[id(parameter)] = quantizer
         if name not in held or held[name] is None:
             held[name] = quantizer
@@ -217,19 +216,24 @@ def install(
     config: Config,
     selected: Selected,
     *,
-    output_bw: int,
-    param_bw: int,
+    output_type: int | FloatFormat,
+    param_type: int | FloatFormat,
     learned: bool,
-) -> None:
+) -> Reasons:
     """Turn ``model`` into a simulation of itself, in place.
 
+    Returns:
+        Why the rest is float.
     Raises:
         ValueError: The configuration's overrides do not fit the model, which is as it was.
     """
-    policy = Policy(graph, dict(model.named_modules()), config, selected, output_bw, param_bw)
+    policy = Policy(graph, dict(model.named_modules()), config, selected, output_type, param_type)
     resume_recomputations()
     _Installer(model, graph, policy, learned).run()
     for name, module in model.named_modules():
         for slot, key, quantizer in entries(module):
             if isinstance(quantizer, Quantizer) and not quantizer._label:
                 quantizer._label = f"{name}.{slot}_quantizers.{key}".lstrip(".")
+    reasons = policy.why()
+    reasons.note_placed(model)
+    return reasons

@@ -9,10 +9,13 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
-from ..config import Config, Kernel, OpType
+from ..config import Config, OpType
 from ..config.overrides import NOTHING, Selected
+from ..float_format import FloatFormat
 from ..nn.table import SLOTS, is_leaf, outside_leaves
 from .graph import MOVING, Event, Graph, Read, Value
+from .kernels import Kernels
+from .reasons import EXCLUDED, OFF, Reasons
 from .spec import Spec, blocks, channels
 from .supergroups import PASSES, Fusions, names_of
 
@@ -38,7 +41,7 @@ class Policy:
     Args:
         graph, modules: The dataflow, and the float model's modules by name.
         config, selected: The settings, and what its overrides say of names.
-        output_bw, param_bw: Bits where no override says otherwise.
+        output_type, param_type: Bits of integers, or a float format, where no override says otherwise.
     Raises:
         ValueError: An override matches nothing, or does not fit a parameter.
     """
@@ -49,11 +52,11 @@ class Policy:
         modules: Mapping[str, nn.Module],
         config: Config,
         selected: Selected,
-        output_bw: int,
-        param_bw: int,
+        output_type: int | FloatFormat,
+        param_type: int | FloatFormat,
     ):
         self.graph, self.modules, self.config, self.selected = graph, modules, config, selected
-        self.output_bw, self.param_bw = output_bw, param_bw
+        self.output_type, self.kernels = output_type, Kernels(config, output_type, param_type)
         selected.check(self._names())
         _warn_of_passes(config)
         self.fusions = Fusions.find(
@@ -69,7 +72,7 @@ class Policy:
             if reason is not None:
                 self.reasons.setdefault(event.key, reason)
         self._check_blocks_of_functions()
-        self._warn_of_kernels()
+        self.kernels.check(self._operators())
 
     def _names(self) -> Iterator[str]:
         for path, module in self.modules.items():
@@ -78,6 +81,22 @@ class Policy:
                 yield name
         yield from {_name(event) for event in self.graph.events if event.site is not None}
 
+    def why(self) -> Reasons:
+        """What is float, and why."""
+        last, ends = self.fusions.last, {}
+        for event in self.graph.events:
+            end = event
+            while end.key in last and end.key in self.fusions.inner:
+                end = last[end.key]
+            if end is not event:
+                ends[event.key] = end
+        inputs = {
+            (event.key, read.slot): said for event in self.graph.events for read in event.reads
+            if read.value.producer is None and not event.constant and (said := self._unfit(read.value)) is not None
+        }  # fmt: skip
+        params = {key: self._why_float_parameter(*key) for key, spec in self.params.items() if spec is None}
+        return Reasons(self.reasons, inputs, ends, params)
+
     # --- outputs ------------------------------------------------------------------------------------------------------
 
     def _why_float(self, event: Event) -> str | None:
@@ -85,10 +104,10 @@ class Policy:
         if cannot is not None:
             return cannot
         if self._excluded(event):
-            return "excluded by an override"
+            return EXCLUDED
         if event.key in self.fusions.inner:
-            return "inside a supergroup"
-        return None if self._wants_output(event) else "off in the configuration"
+            return f"inside {self.fusions.inner[event.key]}"
+        return None if self._wants_output(event) else OFF
 
     def _cannot(self, event: Event) -> str | None:
         """Why no configuration quantizes an output."""
@@ -100,15 +119,12 @@ class Policy:
             return "computed from constants alone"
         if event.output is None:
             return "makes no tensor of floats"
-        if event.output.masking:
-            return "its output holds a mask's infinities"
-        if self._loses(event.output):
-            return "its output must not become zero, and some of it is near"
-        return "changes a buffer or parameter" if event.on_state else None
+        return self._unfit(event.output) or ("changes a buffer or parameter" if event.on_state else None)
 
     def _loses(self, value: Value) -> bool:
         """Whether rounding may make zeros that something divides by."""
-        return value.nearest_zero < max(_NEAR_ZERO, 1 / (2**self.output_bw - 1))
+        step = 0.0 if isinstance(self.output_type, FloatFormat) else 1 / (2**self.output_type - 1)
+        return value.nearest_zero < max(_NEAR_ZERO, step)
 
     def _wants_output(self, event: Event) -> bool:
         if event.key in self.forced:
@@ -143,7 +159,7 @@ class Policy:
         """For a read of an activation: a quantizer of its own, where the configuration asks for one and where a
         quantized operator would take a tensor that is on no grid."""
         value, event = read.value, read.event
-        if event.on_state or value.masking or self._loses(value) or self._excluded(event):
+        if event.on_state or self._unfit(value) is not None or self._excluded(event):
             return None
         if event.onnx_op in MOVING:  # an input of the model, for those who read what it keeps
             readers = [reader.event for reader in event.output.reads] if event.output is not None else []
@@ -157,6 +173,12 @@ class Policy:
         if not asked and (self.on_grid(value) or not (self.quantized(event) or self._enters(value))):
             return None
         return self.activation(_name(event), event.onnx_op)
+
+    def _unfit(self, value: Value) -> str | None:
+        """Why no grid holds a tensor."""
+        if value.masking:
+            return "holds a mask's infinities"
+        return "must not become zero, and some of it is near" if self._loses(value) else None
 
     def _enters(self, value: Value) -> bool:
         return value.entered and self.config.model_input.is_input_quantized
@@ -176,7 +198,8 @@ class Policy:
         operator = event.operator
         return any(
             self.function_parameter(read) for read in event.reads
-            if read.slot == operator.weight or (read.value.parameter is not None and not operator.holds_parameter(read.slot))
+            if read.slot == operator.weight
+            or (read.value.parameter is not None and not operator.holds_parameter(read.slot))
         )  # fmt: skip
 
     def unreached(self, path: str, onnx_op: str) -> tuple[Spec | None, Spec | None]:
@@ -196,7 +219,7 @@ class Policy:
             symmetric = said.output_symmetric
         fixed = self._setting(onnx_op, "encoding_constraints", None) if output else None
         return Spec(
-            said.output_bw or self.output_bw, symmetric, strict=defaults.strict_symmetric,
+            said.output_bw or self.kernels.types(onnx_op)[0], symmetric, strict=defaults.strict_symmetric,
             unsigned=defaults.unsigned_symmetric, fixed=None if fixed is None else (fixed.min, fixed.max),
         )  # fmt: skip
 
@@ -212,6 +235,11 @@ class Policy:
                     axis = output_channels(module)
                     spec = self.parameter(_join(path, name), _role(name), slots.onnx_op, parameter.shape, axis)
                     yield (path, name), None if path in folded else spec
+
+    def _why_float_parameter(self, path: str, name: str) -> str:
+        if any(event.path == path and event.key in self.fusions.folded for event in self.graph.events):
+            return "folded into the layer before"
+        return EXCLUDED if self.selected.of(_join(path, name)).quantized is False else OFF
 
     def _tied(self, specs: dict[tuple[str, str], Spec | None]) -> dict[tuple[str, str], Spec | None]:
         """A parameter with several names has one quantizer: that of the first name that an override speaks of."""
@@ -241,8 +269,8 @@ class Policy:
         if said.block_size is not None and len(shape) > 1 and axis is not None:
             scales, block_size = blocks(f"override: {name}", shape, axis, said.block_size)
         return Spec(
-            said.param_bw or self.param_bw, bool(symmetric), scales, block_size, strict=defaults.strict_symmetric,
-            unsigned=defaults.unsigned_symmetric,
+            said.param_bw or self.kernels.types(onnx_op)[1], bool(symmetric), scales, block_size,
+            strict=defaults.strict_symmetric, unsigned=defaults.unsigned_symmetric,
         )  # fmt: skip
 
     def function_parameter(self, read: Read) -> Spec | None:
@@ -289,33 +317,22 @@ class Policy:
 
     # --- kernels ------------------------------------------------------------------------------------------------------
 
-    def _warn_of_kernels(self) -> None:
-        """Say once which layers the device has no kernel for, by the configuration's list."""
-        missing: dict[str, str] = {}
+    def _operators(self) -> Iterator[tuple[str, str, int | FloatFormat, int | FloatFormat | None]]:
+        """What runs on integers or in a float format, and in which: once per name."""
+        found = {}
         for event in self.graph.events:
-            kernels = self._kernels(event.onnx_op)
-            if not kernels or event.onnx_op in MOVING or not self.quantized(event):
-                continue
-            name = _name(event)
-            weight = self._weights.get(event.path) if event.site is None else None
-            bits = self.activation(name, event.onnx_op).bitwidth, None if weight is None else weight.bitwidth
-            if not any(_runs(kernel, *bits) for kernel in kernels):
-                missing[name] = f"{name} ({event.onnx_op}) has {bits[0]}-bit activations" + (
-                    "" if bits[1] is None else f" and {bits[1]}-bit parameters"
-                )
-        if missing:
-            shown = "; ".join(list(missing.values())[:3]) + (" ..." if len(missing) > 3 else "")
-            warnings.warn(
-                f"the configuration lists no supported kernel for {len(missing)} operators: {shown}. Their "
-                "quantization is simulated all the same.",
-                stacklevel=6,
-            )
+            if event.onnx_op not in MOVING and self.quantized(event):
+                weight = self._weight(event)
+                output = self.activation(_name(event), event.onnx_op).type
+                found[_name(event)] = event.onnx_op, output, None if weight is None else weight.type
+        for name, asked in found.items():
+            yield name, *asked
 
-    def _kernels(self, onnx_op: str) -> list[Kernel]:
-        kernels = self.config.defaults.supported_kernels
-        for op_type in self._op_types(onnx_op):
-            kernels = op_type.supported_kernels or kernels
-        return kernels
+    def _weight(self, event: Event) -> Spec | None:
+        if event.site is None:
+            return self._weights.get(event.path)
+        read = next((read for read in event.reads if read.slot == event.operator.weight), None)
+        return None if read is None else self.function_parameter(read)
 
 
 def _warn_of_passes(config: Config) -> None:
@@ -326,12 +343,6 @@ def _warn_of_passes(config: Config) -> None:
             f"{', '.join(PASSES)}.",
             stacklevel=6,
         )
-
-
-def _runs(kernel: Kernel, activation: int, param: int | None) -> bool:
-    of_param = kernel.param
-    fits = param is None or of_param is None or (of_param.dtype == "int" and of_param.bitwidth == param)
-    return fits and kernel.activation.dtype == "int" and kernel.activation.bitwidth == activation
 
 
 def _join(path: str, name: str) -> str:

@@ -36,11 +36,12 @@ def names_of(onnx_op: str) -> tuple[str, ...]:
 class Fusions:
     """Which operators run as one.
 
-    ``inner``: keys of those whose output stays inside; ``last``: for their keys the operator whose output leaves;
+    ``inner``: by key of those whose output stays inside, what the group is called; ``last``: for their keys the
+    operator whose output leaves;
     ``pairs``: keys of producer and reader inside one group; ``folded``: batch norms that go into the layer before.
     """
 
-    inner: set[tuple] = field(default_factory=set)
+    inner: dict[tuple, str] = field(default_factory=dict)
     last: dict[tuple, Event] = field(default_factory=dict)
     pairs: set[tuple[tuple, tuple]] = field(default_factory=set)
     folded: dict[tuple, Event] = field(default_factory=dict)
@@ -63,24 +64,24 @@ class Fusions:
         for event in graph.events:
             after = _only_reader(event)
             if after is not None and _folds(event, after, modules) and not (excluded(event) or excluded(after)):
-                made._add([event, after])
+                made._add([event, after], f"[{event.onnx_op}, {after.onnx_op}]")
                 made.folded[after.key] = event
         groups = [group.op_list for group in config.supergroups]
         for event in graph.events:
             for op_list in groups:
                 members = made._chain(event, op_list)
                 if members is not None and allowed(members):
-                    made._add(members)
+                    made._add(members, f"[{', '.join(op_list)}]")
             for name in config.supergroup_pass_list:
                 region = next(_regions(event, PASSES.get(name, ())), None)
                 if region is not None and allowed(region):
-                    made._add(region)
+                    made._add(region, name)
         return made
 
-    def _add(self, members: Sequence[Event]) -> None:
+    def _add(self, members: Sequence[Event], title: str) -> None:
         self.pairs |= {(a.key, b.key) for a in members for b in members if a is not b}
         for member in members[:-1]:
-            self.inner.add(member.key)
+            self.inner[member.key] = title
             self.last[member.key] = members[-1]
 
     def _chain(self, first: Event, op_list: Sequence[str]) -> list[Event] | None:

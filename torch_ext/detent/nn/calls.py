@@ -32,6 +32,7 @@ class Caller(TorchFunctionMode):
         self.path = path
         self.execution = None if use is None else execution(path, use)
         self.uses: dict[str, int] = {}
+        self.again = False  # whether a checkpoint is recomputed
 
     def use(self, name: str, uses: dict[str, int]) -> int | None:
         """Which use of the module called ``name`` comes now; ``None``: one that is not in ``uses``."""
@@ -47,6 +48,7 @@ class Caller(TorchFunctionMode):
     def resumed(self, function):
         """``function``, to be run again later: inside this call, which has then used what it has used now."""
         then = self._copied()
+        then.again = True
 
         @functools.wraps(function)
         def again(*args, **kwargs):

@@ -1,14 +1,17 @@
 """Training a simulation model: what to hand the optimizer, how ranges are trained, and what to watch."""
 
 from .debug import nan_guard
+from .freezing import OscillationFreezer
 from .groups import parameter_groups
 from .losses import dampening_loss, distillation_loss
 from .lsq import LsqObserver, use_lsq
 from .memory import SavedBytes, saved_bytes
 from .modes import freeze_batch_norm, set_modes
+from .pact import use_pact
 
 __all__ = [
     "LsqObserver",
+    "OscillationFreezer",
     "SavedBytes",
     "dampening_loss",
     "distillation_loss",
@@ -18,4 +21,5 @@ __all__ = [
     "saved_bytes",
     "set_modes",
     "use_lsq",
+    "use_pact",
 ]

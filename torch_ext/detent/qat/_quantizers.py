@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
+from ..distributed import unwrap
 from ..quantizers import Quantizer
 
 if TYPE_CHECKING:
@@ -16,7 +18,7 @@ def model_of(owner: str, sim: QuantizationSimModel | nn.Module) -> nn.Module:
     model = getattr(sim, "model", sim) if not isinstance(sim, nn.Module) else sim
     if not isinstance(model, nn.Module):
         raise TypeError(f"{owner}: got a {type(sim).__name__}, expected a QuantizationSimModel or a module.")
-    return model
+    return unwrap(model)
 
 
 def named_quantizers(owner: str, sim: QuantizationSimModel | nn.Module) -> list[tuple[str, Quantizer]]:
@@ -31,6 +33,24 @@ def named_quantizers(owner: str, sim: QuantizationSimModel | nn.Module) -> list[
     return found
 
 
-def changeable(owner: str, sim: QuantizationSimModel | nn.Module) -> list[Quantizer]:
-    """Those whose encodings are not frozen for good (``allow_overwrite(False)``)."""
-    return [quantizer for _, quantizer in named_quantizers(owner, sim) if quantizer._overwritable]
+def changeable(owner: str, sim: QuantizationSimModel | nn.Module) -> list[tuple[str, Quantizer]]:
+    """Those whose encodings are not frozen for good (``allow_overwrite(False)``), before what they train changes.
+
+    Raises:
+        RuntimeError: DistributedDataParallel waits for the gradients of the parameters that it found, and for no others.
+    """
+    model = getattr(sim, "model", sim) if not isinstance(sim, nn.Module) else sim
+    if isinstance(model, nn.Module) and any(isinstance(module, DistributedDataParallel) for module in model.modules()):
+        raise RuntimeError(
+            f"{owner}: the model is wrapped in DistributedDataParallel, which reduces the gradients of the parameters that "
+            "trained when it was made, expected the bare model. Set sim.model = sim.model.module, change the ranges, and "
+            "wrap it anew."
+        )
+    return [(name, quantizer) for name, quantizer in named_quantizers(owner, sim) if quantizer._overwritable]
+
+
+def spread(quantizer: Quantizer, values: Tensor) -> Tensor:
+    """One value per scale, so that they broadcast against the parameter that the quantizer rounds."""
+    for dim, block in enumerate(quantizer._concrete_blocks() or ()):
+        values = values.repeat_interleave(block, dim) if block > 1 and values.shape[dim] > 1 else values
+    return values

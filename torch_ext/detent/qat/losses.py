@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..quantizers import Quantizer
-from ._quantizers import named_quantizers
+from ._quantizers import named_quantizers, spread
 
 if TYPE_CHECKING:
     from ..quantsim import QuantizationSimModel
@@ -80,13 +80,5 @@ def dampening_loss(sim: QuantizationSimModel | nn.Module) -> Tensor:
 def _distance_to_grid(quantizer: Quantizer, weight: Tensor) -> Tensor:
     with torch.no_grad():
         rounded = quantizer(weight)
-        low, high = (_spread(quantizer, end, weight) for end in (quantizer.get_min(), quantizer.get_max()))
+        low, high = (spread(quantizer, end).to(weight.dtype) for end in (quantizer.get_min(), quantizer.get_max()))
     return (rounded - weight.clamp(low, high)).square().sum()
-
-
-def _spread(quantizer: Quantizer, end: Tensor, weight: Tensor) -> Tensor:
-    """An end of the range, one value per group, so that it broadcasts against the weight."""
-    end = end.to(weight.dtype)
-    for dim, block in enumerate(quantizer._concrete_blocks() or ()):
-        end = end.repeat_interleave(block, dim) if block > 1 and end.shape[dim] > 1 else end
-    return end

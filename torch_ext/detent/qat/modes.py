@@ -25,6 +25,8 @@ def set_modes(
     A range that stops learning forgets its gradient, so that no optimizer moves it on. One that leaves ``"dynamic"``
     has new parameters: add ``parameter_groups(sim, ..., without=optimizer)`` to an optimizer that runs already.
 
+    Float formats have no range to learn, and without a scale none that moves: theirs stay as they are then.
+
     Args:
         sim: A sim, or a module that contains its model.
         activations: ``"fixed"`` or ``"learned"``; ``None`` leaves them.
@@ -32,6 +34,7 @@ def set_modes(
     Raises:
         ValueError: A mode is none of these, or a range held as scale and zero point should become dynamic. Nothing has
             changed.
+        RuntimeError: The model is wrapped in DistributedDataParallel, which has to be made anew. Nothing has changed.
     Example:
         >>> sim = detent.QuantizationSimModel(nn.Linear(4, 2), torch.randn(1, 4))
         >>> sim.compute_encodings(lambda model: model(torch.randn(8, 4)))
@@ -46,9 +49,9 @@ def set_modes(
         if mode is not None and mode not in known:
             raise ValueError(f"set_modes: {name} is {mode!r}, expected {', '.join(known)}, or None to leave them.")
     wanted: list[tuple[Quantizer, str]] = []
-    for quantizer in changeable("set_modes", sim):
+    for _, quantizer in changeable("set_modes", sim):
         mode = activations if quantizer._source is None else parameters
-        if mode is not None:
+        if mode in quantizer._modes:
             quantizer._check_mode(f"set_modes: {quantizer._title()}", mode)
             wanted.append((quantizer, mode))
     for quantizer, mode in wanted:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -26,8 +28,9 @@ _ARGUMENTS = """
         observer: What calibration collects with; ``None``: a :class:`detent.observers.MinMaxObserver`.
         encoding_analyzer: AIMET's name of ``observer``.
         mode: ``"learned"``, ``"fixed"`` or ``"dynamic"``.
-        parametrization: ``"min_max"`` (parameters ``min`` and ``max``) or ``"scale_zero_point"`` (parameters ``scale``
-            and, if asymmetric, ``zero_point``).
+        parametrization: ``"min_max"`` (parameters ``min`` and ``max``), ``"scale_zero_point"`` (parameters ``scale``
+            and, if asymmetric, ``zero_point``) or, of QuantizeDequantize per tensor, ``"pact"`` (parameter ``max``; the
+            range begins at 0, and the gradient of ``max`` is that of x where ``x >= max``: Choi 2018).
         grad_scale: Factor on the gradients of ``scale`` and ``zero_point``; ``"lsq"``: 1 / sqrt(n * qmax) for n
             elements of x per scale (Esser 2020, section 2.2).
     Raises:
@@ -49,11 +52,13 @@ class QuantizeDequantize(AffineQuantizer):
     """
     )
 
+    _parametrizations = (*AffineQuantizer._parametrizations, "pact")
+
     def activated(self, x: Tensor, activation_min: float | None, activation_max: float | None) -> Tensor | None:
         """What the call makes of ``x`` after a ReLU (0, ``None``) or ReLU6 (0, 6), in one pass with the bits of two.
 
-        ``None`` where there would be more to it than the operator: the quantizer is off, observes, has no range or a
-        dynamic one, is of a subclass, or has hooks, which see the activation's result.
+        ``None`` where there would be more to it than the operator: the quantizer is off, observes, has no range, a
+        dynamic one or PACT's, is of a subclass, or has hooks, which see the activation's result.
 
         Example:
             >>> quantizer = QuantizeDequantize((1,), 3, symmetric=False)
@@ -61,7 +66,7 @@ class QuantizeDequantize(AffineQuantizer):
             >>> quantizer.activated(torch.tensor([-1.2, 0.3, 9.0]), 0.0, None).detach()
             tensor([0.0000, 0.5000, 2.5000])
         """
-        if self._bypass or self._dynamic or type(self) is not QuantizeDequantize:
+        if self._bypass or self._dynamic or self._parametrization == "pact" or type(self) is not QuantizeDequantize:
             return None
         if self._forward_pre_hooks or self._forward_hooks or self._backward_pre_hooks or self._backward_hooks:
             return None
@@ -71,6 +76,8 @@ class QuantizeDequantize(AffineQuantizer):
         grid = self._grid
         if self._parametrization == "min_max" and not self._dynamic:
             return self._with_range(x, self.min, self.max, *activation)
+        if self._parametrization == "pact":
+            return self._forward_pact(x)
         layout = self._layout
         blocks = None if layout.block_size is None else layout.blocks_for("QuantizeDequantize", x)
         if self._dynamic:
@@ -84,6 +91,26 @@ class QuantizeDequantize(AffineQuantizer):
         return _ops.fake_quantize(
             x, scale, point, grid.qmin, grid.qmax, self._axis, blocks, self._grad_factor(x), *activation
         )
+
+    def _forward_pact(self, x: Tensor) -> Tensor:
+        """``fake_quantize(clip(x, 0, max))`` with the gradients of Choi 2018, section 3: 1 for x in (0, max), 1 for max
+        where x >= max, and none for the rounding.
+
+        The operator gives the zero point the sum of ``-scale * grad_y`` over what lies beyond the grid, in a fixed
+        order. So max is handed over as a part of the zero point that is 0, and x from max on as infinite.
+        """
+        low, high = self._ends()
+        if not (high.requires_grad and torch.is_grad_enabled()):
+            return self._with_range(x, low, high)
+        if x.dtype == torch.float64:  # the arithmetic of float64 data is float64 throughout
+            low, high = low.double(), high.double()
+        grid = self._grid
+        scale = self._affine_of_range(low, high)[0]
+        top = scale * grid.steps
+        beyond = torch.where(x >= top, math.inf, 0.0).to(x.dtype)
+        scale = scale.detach()
+        point = grid.qmin - (top - top.detach()) / scale
+        return _ops.fake_quantize((x + beyond).relu_(), scale, point, grid.qmin, grid.qmax, None, None, 1.0)
 
     def _with_range(self, x: Tensor, low: Tensor, high: Tensor, *activation: float | None) -> Tensor:
         grid, layout, blocks = self._grid, self._layout, None

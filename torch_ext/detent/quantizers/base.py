@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .._layout import Layout
+from ..defs import Granularity
 from ..observers import MinMaxObserver
 from .aimet_names import AffineAimetNames
 from .grid import FILL, PARAMETERS, Grid
@@ -34,6 +35,7 @@ class AffineQuantizer(Numbers, AffineAimetNames, Quantizer):
     ]  # fmt: skip
 
     _modes = ("fixed", "dynamic", "learned")
+    _parametrizations = ("min_max", "scale_zero_point")
     _suspended = False  # learned, but without requires_grad while off or unseen
 
     def __init__(
@@ -56,6 +58,7 @@ class AffineQuantizer(Numbers, AffineAimetNames, Quantizer):
         self._check_options(owner, mode, parametrization, grad_scale)
         layout = Layout.of(owner, shape, block_size)
         checked = self._read_grid(owner, grid, bitwidth, qmin, qmax, symmetric, zero_point)
+        self._check_fit(owner, parametrization, layout, checked)
         super().__init__(layout, checked, mode, encoding_analyzer if observer is None else observer)
         self.grad_scale = grad_scale
         self._parametrization = parametrization
@@ -71,10 +74,9 @@ class AffineQuantizer(Numbers, AffineAimetNames, Quantizer):
     def _check_options(cls, owner: str, mode: str, parametrization: str, grad_scale: float | str) -> None:
         if mode not in cls._modes:
             raise ValueError(f"{owner}: mode is {mode!r}, expected 'fixed', 'dynamic' or 'learned'.")
-        if parametrization not in PARAMETERS:
-            raise ValueError(
-                f"{owner}: parametrization is {parametrization!r}, expected 'min_max' or 'scale_zero_point'."
-            )
+        if parametrization not in cls._parametrizations:
+            expected = ", ".join(map(repr, cls._parametrizations))
+            raise ValueError(f"{owner}: parametrization is {parametrization!r}, expected one of {expected}.")
         if mode == "dynamic" and parametrization != "min_max":
             raise ValueError(
                 f"{owner}: mode 'dynamic' came with parametrization {parametrization!r}, expected 'min_max'. "
@@ -85,8 +87,17 @@ class AffineQuantizer(Numbers, AffineAimetNames, Quantizer):
             raise ValueError(f"{owner}: grad_scale is {grad_scale!r}, expected a positive number or 'lsq'.")
         if grad_scale != 1.0 and parametrization != "scale_zero_point":
             raise ValueError(
-                f"{owner}: grad_scale={grad_scale!r} came with parametrization 'min_max', expected 'scale_zero_point', "
-                "the parametrization it belongs to."
+                f"{owner}: grad_scale={grad_scale!r} came with parametrization {parametrization!r}, expected "
+                "'scale_zero_point', the parametrization it belongs to."
+            )
+
+    @staticmethod
+    def _check_fit(owner: str, parametrization: str, layout: Layout, grid: Grid) -> None:
+        if parametrization == "pact" and not (layout.granularity is Granularity.per_tensor and grid.begins_at_zero()):
+            raise ValueError(
+                f"{owner}: parametrization 'pact' came with shape {layout.shape} and a grid of {grid.qmin} .. "
+                f"{grid.qmax} that is {'symmetric' if grid.symmetric else 'asymmetric'}, expected one scale per tensor "
+                "and a lowest code that stands for 0."
             )
 
     @staticmethod
@@ -149,13 +160,14 @@ class AffineQuantizer(Numbers, AffineAimetNames, Quantizer):
 
     @property
     def parametrization(self) -> str:
-        """``"min_max"`` or ``"scale_zero_point"``.
+        """``"min_max"``, ``"scale_zero_point"`` or, for a range that begins at 0, ``"pact"``.
 
         Setting it keeps scale and zero point, makes new parameters, and sets ``grad_scale`` to 1; a dynamic range
         becomes learned.
 
         Raises (when set):
-            ValueError: It is neither. RuntimeError: as for :attr:`mode`.
+            ValueError: It is none of these, or the range does not fit it. Nothing has changed.
+            RuntimeError: As for :attr:`mode`.
         """
         return self._parametrization
 
@@ -164,14 +176,24 @@ class AffineQuantizer(Numbers, AffineAimetNames, Quantizer):
         self._check_options(type(self).__name__, "learned", parametrization, 1.0)
         if parametrization == self._parametrization:
             return
+        self._check_fit(self._title(), parametrization, self._layout, self._grid)
+        if self.is_initialized() and parametrization == "pact":
+            self._check_begins_at_zero(self._affine()[1])
         if self._dynamic:
             self.mode = "learned"
         mode, device = self.mode, self._device()
-        kept = [tensor.detach() for tensor in self._affine()] if self.is_initialized() else None
+        affine = [tensor.detach() for tensor in self._affine()] if self.is_initialized() else None
+        size = None
+        if "scale_zero_point" not in (parametrization, self._parametrization):
+            low, high = self._ends()
+            size = (high - low).detach()  # divided by the same number of steps: the same scale
         self._hold_as(parametrization, 1.0)
         self._install(self._layout, mode, device)
-        if kept is not None:
-            self._write_affine(*kept)
+        if affine is not None:
+            if size is None:
+                self._write_affine(*affine)
+            else:
+                self._write_range(torch.zeros_like(size), size)
 
     def _hold_as(self, parametrization: str, grad_scale: float | str) -> None:
         """Change what a range is held as; :meth:`_install` then makes the parameters."""
@@ -228,6 +250,7 @@ class AffineQuantizer(Numbers, AffineAimetNames, Quantizer):
 
     def _change_grid(self, qmin: int, qmax: int, symmetric: bool, zero_point: int | None) -> None:
         grid = Grid.of(type(self).__name__, qmin, qmax, symmetric, zero_point)
+        self._check_fit(self._title(), self._parametrization, self._layout, grid)
         kept = None
         if self._parametrization == "scale_zero_point" and self.is_initialized():
             kept = self.get_min().detach(), self.get_max().detach()
@@ -272,6 +295,7 @@ class AffineQuantizer(Numbers, AffineAimetNames, Quantizer):
         layout = Layout.of(prefix[:-1], state["shape"], state["block_size"])
         grid = Grid.of(prefix[:-1], state["qmin"], state["qmax"], state["symmetric"], state["zero_point"])
         self._check_options(prefix[:-1], state["mode"], parametrization, grad_scale)
+        self._check_fit(prefix[:-1], parametrization, layout, grid)
         for name in PARAMETERS[parametrization]:
             value = tensors.get(prefix + name)
             if value is not None and value.numel() != math.prod(layout.shape):
@@ -281,6 +305,12 @@ class AffineQuantizer(Numbers, AffineAimetNames, Quantizer):
         self._hold_as(parametrization, grad_scale)
         self._install(layout, state["mode"], device)
         self._fit_clip(tensors.get(prefix + "clip"))
+
+    def _type_in_words(self) -> str:
+        return f"at {self.bitwidth} bits"
+
+    def _grid_in_words(self) -> str:
+        return f"{'symmetric' if self.symmetric else 'asymmetric'} {self.qmin} .. {self.qmax}"
 
     def extra_repr(self) -> str:
         parts = [f"shape={self.shape}", f"qmin={self.qmin}", f"qmax={self.qmax}", f"symmetric={self.symmetric}"]

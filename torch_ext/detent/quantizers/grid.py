@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 #: Names of the parameters that hold a range, by parametrization.
-PARAMETERS = {"min_max": ("min", "max"), "scale_zero_point": ("scale", "zero_point")}
+PARAMETERS = {"min_max": ("min", "max"), "scale_zero_point": ("scale", "zero_point"), "pact": ("max",)}
 #: What they hold before there is a range.
-FILL = {"min": 0.0, "max": 0.0, "scale": 1.0, "zero_point": 0.0}
+FILL = {"min": 0.0, "max": 0.0, "scale": 1.0, "zero_point": 0.0, "maxval": 0.0}
 
 _LOWEST, _HIGHEST = -(2**31), 2**32 - 1
 
@@ -55,6 +55,10 @@ class Grid:
             raise ValueError(f"{owner}: bitwidth is {bitwidth}, expected 2 to 32.")
         low = -(2 ** (bitwidth - 1)) if symmetric is True else 0
         return Grid.of(owner, low, low + 2**bitwidth - 1, symmetric, zero_point)
+
+    def begins_at_zero(self) -> bool:
+        """Whether the lowest code can stand for 0.0."""
+        return not self.symmetric or self.centre == self.qmin
 
     @property
     def steps(self) -> int:

@@ -36,12 +36,16 @@ class Numbers:
             zero_point = zero_point + torch.where(inside, code - code.detach(), torch.zeros_like(code))
         return scale, zero_point
 
+    def _ends(self) -> tuple[Tensor, Tensor]:
+        """min and max, where a range is held as such."""
+        return (torch.zeros_like(self.max) if self._parametrization == "pact" else self.min), self.max
+
     def _affine(self) -> tuple[Tensor, Tensor]:
         """The effective scale and zero_point, shaped like the range."""
         if self._dynamic:
             return self._affine_of_range(*self._dynamic_range())
-        if self._parametrization == "min_max":
-            return self._affine_of_range(self.min, self.max)
+        if self._parametrization != "scale_zero_point":
+            return self._affine_of_range(*self._ends())
         scale, zero_point = self._trained_affine()
         return scale, torch.zeros_like(scale) if zero_point is None else zero_point
 
@@ -129,6 +133,7 @@ class Numbers:
         Raises:
             ValueError: The encoding does not fit. Nothing has changed.
         """
+        self._check_encoding(encoding, AffineEncoding)
         if encoding.scale.numel() != math.prod(self.shape):
             raise ValueError(
                 f"{self._title()}: the encoding has {encoding.scale.numel()} scales, expected {math.prod(self.shape)} "
@@ -149,6 +154,9 @@ class Numbers:
                 raise ValueError(f"{self._title()}: a symmetric encoding has several zero points, expected one.")
             fixed = None if first == round((low + high) / 2) else first
         grid = Grid.of(type(self).__name__, low, high, encoding.is_symmetric, fixed)
+        self._check_fit(self._title(), self._parametrization, self._layout, grid)
+        if self._parametrization == "pact":
+            self._check_begins_at_zero(points, low)
         held = AffineEncoding(
             encoding.scale.reshape(self.shape), encoding.offset.reshape(self.shape), bits,
             encoding.is_symmetric, self.granularity, encoding.num_steps, self.block_size,
@@ -161,9 +169,25 @@ class Numbers:
         self._install(self._layout, mode, self._device())
         self._write_range(*ends)
 
+    def _check_ends(self, low: Tensor, high: Tensor) -> None:
+        super()._check_ends(low, high)
+        if self._parametrization == "pact" and bool(low.any()):
+            raise ValueError(
+                f"{self._title()}: min is {low.item():.4g}, expected 0, where ranges of parametrization 'pact' begin. Set "
+                "another parametrization first."
+            )
+
+    def _check_begins_at_zero(self, point: Tensor, qmin: int | None = None) -> None:
+        qmin = self._grid.qmin if qmin is None else qmin
+        if not bool((point == qmin).all()):
+            raise ValueError(
+                f"{self._title()}: the range has zero point {point.flatten()[:4].tolist()} on a grid from {qmin}, expected "
+                f"a range that begins at 0, zero point {qmin}, for parametrization 'pact'."
+            )
+
     def _choose_sign(self, values: Tensor) -> None:
         """With ``unsigned_symmetric``, ``0 .. 2^b - 1`` around zero point 0 where nothing is negative."""
-        if not (self.unsigned_symmetric and self.symmetric):
+        if not (self.unsigned_symmetric and self.symmetric) or self._parametrization == "pact":
             return
         nonnegative = bool((values >= 0).all())
         if nonnegative and self.signed:
@@ -176,19 +200,20 @@ class Numbers:
 
     @torch.no_grad()
     def _write_range(self, low: Tensor, high: Tensor) -> None:
-        if self._parametrization == "min_max":
-            self.min.copy_(low)
-            self.max.copy_(high)
-            self._initialized, self._unseen = True, False
-            self._refresh()
-        else:
+        if self._parametrization == "scale_zero_point":
             grid = self._grid
             self._write_affine(*_ops.encode_affine(low, high, grid.qmin, grid.qmax, grid.symmetric, grid.zero_point))
+            return
+        if self._parametrization == "min_max":
+            self.min.copy_(low)
+        self.max.copy_(high)
+        self._initialized, self._unseen = True, False
+        self._refresh()
 
     @torch.no_grad()
     def _write_affine(self, scale: Tensor, point: Tensor) -> None:
         grid = self._grid
-        if self._parametrization == "min_max":
+        if self._parametrization != "scale_zero_point":
             self._write_range((grid.qmin - point) * scale, (grid.qmax - point) * scale)
             return
         self.scale.copy_(scale)

@@ -1,17 +1,15 @@
 /* fake_quantize.c for one real type: the loops, and the jobs handed to walk.h. */
-#define MASKING(x, within) (DETENT_REAL(detent_activation_passes)(x, within) ? (x) : (real)NAN) /* NaN is on no grid   \
-                                                                                                 */
 DETENT_DEFINE_MAP(values, real, DETENT_AS_GIVEN, DETENT_REAL(detent_fake_quantize_one))
 DETENT_DEFINE_MAP(activated_values, real, DETENT_REAL(detent_activate_one), DETENT_REAL(detent_fake_quantize_one))
 DETENT_DEFINE_MAP(masks, uint8_t, DETENT_AS_GIVEN, DETENT_REAL(detent_fake_quantize_mask_one))
-DETENT_DEFINE_MAP(activated_masks, uint8_t, MASKING, DETENT_REAL(detent_fake_quantize_mask_one))
+DETENT_DEFINE_MAP(activated_masks, uint8_t, DETENT_REAL(detent_activation_mask_one),
+                  DETENT_REAL(detent_fake_quantize_mask_one))
 DETENT_DEFINE_TERMS(bwd, DETENT_AS_GIVEN, DETENT_AS_MADE, DETENT_REAL(detent_fake_quantize_bwd_x_one),
                     DETENT_REAL(detent_fake_quantize_bwd_scale_one),
                     DETENT_REAL(detent_fake_quantize_bwd_zero_point_one))
 DETENT_DEFINE_TERMS(activated_bwd, DETENT_REAL(detent_activate_one), DETENT_REAL(detent_activation_bwd_one),
                     DETENT_REAL(detent_fake_quantize_bwd_x_one), DETENT_REAL(detent_fake_quantize_bwd_scale_one),
                     DETENT_REAL(detent_fake_quantize_bwd_zero_point_one))
-#undef MASKING
 
 /* Nothing reads it where there is no activation. */
 static DETENT_REAL(detent_interval) DETENT_REAL(interval_of)(const detent_activation *activation, detent_dtype dtype)

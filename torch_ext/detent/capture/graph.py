@@ -421,7 +421,9 @@ def record(model: nn.Module, sample) -> Graph:
         for hook in hooks:
             hook.remove()
     for tensor in tree_leaves(output):
-        value = recorder._origin(tensor)[0] if isinstance(tensor, Tensor) else None
+        value = recorder.origins.get(id(tensor), (None, True))[0]
+        if id(tensor) in recorder.written:
+            recorder.written[id(tensor)].reread = True
         if value is not None:
             value.is_result = True
             recorder.graph.returned.append(value)

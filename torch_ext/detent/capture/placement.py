@@ -103,6 +103,9 @@ class _Installer:
         for read in event.reads:
             if leaf._slots.inputs:
                 self._activation(holder.input_quantizers, read.slot, self.policy.input(read))
+        if event.reads:
+            kept = not event.reads[0].overwritten
+            holder._exact = kept, kept and event.reads[0].alone
 
     def _site(self, event: Event) -> None:
         owner = self.modules[event.path]

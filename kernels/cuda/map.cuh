@@ -2,7 +2,7 @@
  *
  * An operation Op names its types From, To and real, whether it can write a mask, and has
  *     static real value(real x, real scale, real zero_point, real qmin, real qmax)
- * and with a mask inside(), of the same. */
+ * and with a mask inside(), of the same. x is what the job's interval makes of the element, if Op is ACTIVATED. */
 #ifndef DETENT_CUDA_MAP_CUH
 #define DETENT_CUDA_MAP_CUH
 
@@ -21,6 +21,7 @@ template <typename Op> struct MapJob {
     size_t elements;
     Locator locator;
     Encodings<typename Op::real> encodings;
+    Interval<typename Op::real> activation; /* the whole line where there is none */
     bool aligned;
 };
 
@@ -84,12 +85,15 @@ template <typename Op> __device__ __forceinline__ void map_elements(const MapJob
                         place.left += inner;
                         held.seek(job.encodings, place.group);
                     }
-                    const real x = Convert<real, From>::load(from[turn].at[k]);
+                    const real given = Convert<real, From>::load(from[turn].at[k]);
+                    const real x = Op::ACTIVATED ? detent_activate_one(given, job.activation) : given;
                     const Affine<real> affine = held.affine;
                     to.at[k] = Convert<real, To>::store(Op::value(x, affine.scale, affine.zero_point, qmin, qmax));
                     if constexpr (Op::MASKED)
                         if ((int)k < span.high)
-                            bits |= (unsigned)Op::inside(x, affine.scale, affine.zero_point, qmin, qmax) << k;
+                            bits |= (unsigned)(Op::inside(x, affine.scale, affine.zero_point, qmin, qmax) &
+                                               (!Op::ACTIVATED || detent_activation_passes(given, job.activation)))
+                                    << k;
                 }
                 store<To, V>(job.to, vector, span, job.aligned, to);
             }
@@ -105,22 +109,30 @@ template <typename Op> __global__ void __launch_bounds__(THREADS) map(MapJob<Op>
 
 template <typename Op>
 MapJob<Op> map_job(const void *from, void *to, uint8_t *mask, detent_shape3 shape,
-                   const Encodings<typename Op::real> &encodings)
+                   const Encodings<typename Op::real> &encodings, const Interval<typename Op::real> &activation)
 {
     typedef typename Op::From From;
     typedef typename Op::To To;
     constexpr unsigned V = VectorOf<From, To>::SIZE;
     const size_t elements = elements_of(shape);
     if (shape.groups == 1) shape = {1, 1, elements};
-    return {(const From *)from, (To *)to,          mask,      shape,
-            elements,           locator_of(shape), encodings, is_aligned<From, V>(from) && is_aligned<To, V>(to)};
+    return {(const From *)from,
+            (To *)to,
+            mask,
+            shape,
+            elements,
+            locator_of(shape),
+            encodings,
+            activation,
+            is_aligned<From, V>(from) && is_aligned<To, V>(to)};
 }
 
 template <typename Op>
 detent_status run_map(const void *from, void *to, uint8_t *mask, detent_shape3 shape,
-                      const Encodings<typename Op::real> &encodings, detent_stream stream)
+                      const Encodings<typename Op::real> &encodings, detent_stream stream,
+                      const Interval<typename Op::real> &activation = {})
 {
-    const MapJob<Op> job = map_job<Op>(from, to, mask, shape, encodings);
+    const MapJob<Op> job = map_job<Op>(from, to, mask, shape, encodings, activation);
     return launch(&map<Op>, job, map_tiles(job.elements, VectorOf<typename Op::From, typename Op::To>::SIZE), stream);
 }
 

@@ -7,8 +7,7 @@
  *     where (max - min) / N < f                                   a constant or empty tensor
  *         symmetric: max += P * f, min -= Q * f                   else: max += N * f
  *     symmetric: d = max(max / P, -min / Q);  min = -Q * d;  max = P * d
- *         (N = 3 with P = 1, Q = 2, the signed 2-bit grid: d = max(max / 2, -min / 2), else its top would waste a
- * level)
+ *         (N = 3 with P = 1, Q = 2, the signed 2-bit grid: d = max(max / 2, -min / 2), else its top would go unused)
  *
  * detent_encode_affine: scale and zero_point of a range, as in detent/base.h; the formula the fake-quantize kernels use
  * inside, for whoever must see the numbers.

@@ -14,9 +14,12 @@
  * DETENT_BAD_GRID also where the codes' type cannot hold the grid exactly. Statuses, overlap, determinism: as
  * detent/fake_quantize.h. Gradients (m as there):
  *
- *     quantize     grad_x = m ? g / scale : 0    grad_scale = sum m ? -g * x / scale^2 : 0    grad_zero_point = sum m ?
- * g : 0 dequantize   grad_q = g * scale            grad_scale = sum g * (q - zero_point)        grad_zero_point = sum
- * -g * scale
+ *     quantize     grad_x = m ? g / scale : 0
+ *                  grad_scale = sum m ? -g * x / scale^2 : 0
+ *                  grad_zero_point = sum m ? g : 0
+ *     dequantize   grad_q = g * scale
+ *                  grad_scale = sum g * (q - zero_point)
+ *                  grad_zero_point = sum -g * scale
  *
  * quantize's backward takes scale/zero_point only and gives NaN sums where x is NaN. */
 #ifndef DETENT_QUANTIZE_H

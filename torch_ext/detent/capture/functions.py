@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch._ops import OpOverload, OpOverloadPacket
 
+from ..nn.forwards import BOUNDS
 from .composites import BODIES
 
 __all__ = [
@@ -33,7 +34,7 @@ class Operator:
     ``slots`` names the first arguments in order; ``""`` marks one that is never quantized. ``weight`` is the slot of a
     weight and ``channels`` its output axis; ``None``: one scale for all. With ``listed`` the tensors come as one list,
     at argument ``first``. With ``moves`` its outputs hold only numbers of its input (and zeros). With ``body`` it is
-    what that calls.
+    what that calls. With ``bounds`` it holds its input to them.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Operator:
     in_place: bool = False
     moves: bool = False
     body: Callable | None = None
+    bounds: tuple[float | None, float | None] | None = None
 
     def holds_parameter(self, slot: int) -> bool:
         """Whether a slot takes a weight or a bias, whatever tensor that is."""
@@ -175,7 +177,7 @@ def _operators() -> dict[object, Operator]:
         put(names, onnx_op, slots)
     for onnx_op, names in _UNARY.items():
         for name in names:
-            put((name, f"__{name}__"), onnx_op, _X)
+            put((name, f"__{name}__"), onnx_op, _X, bounds=BOUNDS.get(name))
     put(("softmax",), "Softmax", _X)
     table[torch.ops.aten._safe_softmax.default] = Operator("softmax", "Softmax", _X)
     for n in "123":

@@ -136,6 +136,7 @@ class Numbers:
         Raises:
             ValueError: The encoding does not fit. Nothing has changed.
         """
+        self._check_encoding(encoding, AffineEncoding)
         if encoding.scale.numel() != math.prod(self.shape):
             raise ValueError(
                 f"{self._title()}: the encoding has {encoding.scale.numel()} scales, expected {math.prod(self.shape)} "

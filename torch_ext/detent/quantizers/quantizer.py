@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .._layout import Layout
 from ..defs import Granularity
+from ..encodings import AffineEncoding, FloatEncoding
 from ..observers import MinMaxObserver
 from .aimet_names import AimetNames
 from .calibration import Calibration
@@ -45,6 +46,8 @@ class Quantizer(Calibration, Saving, AimetNames, nn.Module):
         "axis", "bitwidth", "block_size", "enabled", "encoding_analyzer", "granularity", "mode", "shape",
     ]  # fmt: skip
 
+    #: Whether it has scales.
+    scaled = True
     #: What ``mode`` may be.
     _modes: tuple[str, ...] = ("fixed", "dynamic")
     #: Told what a call made of what: ``(quantizer, x, y)``.
@@ -263,6 +266,14 @@ class Quantizer(Calibration, Saving, AimetNames, nn.Module):
             raise ValueError(
                 f"{self._title()}: {name} has shape {tuple(end.shape)}, expected one that broadcasts to {self.shape}."
             ) from None
+
+    def _check_encoding(self, encoding: AffineEncoding | FloatEncoding, kind: type) -> None:
+        """Raise ValueError where an encoding is of another kind of quantizer."""
+        if not isinstance(encoding, kind):
+            raise ValueError(
+                f"{self._title()}: the encoding is a {type(encoding).__name__}, expected {kind.__name__}. "
+                "sim.load_encodings changes quantizers to the kind that a file says."
+            )
 
     def reset(self) -> None:
         """Forget the range: the next forward raises until the quantizer is calibrated again."""

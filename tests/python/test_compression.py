@@ -104,11 +104,11 @@ def test_bytes(net, way, plain, compressed):
 
 def test_a_kept_input_costs_nothing_and_codes_a_quarter():
     x = torch.randn(64, 32)
-    sim = simulated(nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 32), nn.Linear(32, 8)), x, "fixed")
+    sim = simulated(nn.Sequential(nn.Linear(32, 32), nn.Sigmoid(), nn.Linear(32, 32), nn.Linear(32, 8)), x, "fixed")
     qat.compress_saved_tensors(sim)
     layers = qat.saved_bytes(sim, x).layers
     assert layers["0"] == 64 * 32  # codes of its input
-    assert layers["1"] == 64 * 32 * 4  # relu's result, from which the next layer's input is computed
+    assert layers["1"] == 64 * 32 * 4  # sigmoid's result, from which the next layer's input is computed
     assert "2" not in layers
     assert layers["3"] == 64 * 32  # codes of its input; its weight's values are computed from the weight
 

@@ -113,6 +113,20 @@ def test_a_kept_input_costs_nothing_and_codes_a_quarter():
     assert layers["3"] == 64 * 32  # codes of its input; its weight's values are computed from the weight
 
 
+def test_an_activation_in_its_quantizers_pass():
+    """Of a fixed range codes are kept, and where the pass keeps its input for a learned one, that alone."""
+    x, net = torch.randn(64, 32), nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 32))
+    for way, kept in (("fixed", {"2": 64 * 32}), ("learned", {"1.output_quantizers.0": 64 * 32 * 4})):
+        sim = simulated(net, x, way)
+        expected = step(sim.model, x)
+        qat.compress_saved_tensors(sim)
+        same_step(step(sim.model, x), expected)
+        layers = qat.saved_bytes(sim, x).layers
+        assert "1" not in layers  # relu itself keeps nothing
+        assert {name: layers[name] for name in kept} == kept
+        assert ("2" in layers) == ("2" in kept)
+
+
 @pytest.mark.parametrize("bits, bytes_each", [(2, 1), (4, 1), (8, 1), (9, 2), (15, 2), (16, 4), (24, 4)])
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_codes_of_every_bitwidth(bits, bytes_each, symmetric):

@@ -104,13 +104,27 @@ def test_bytes(net, way, plain, compressed):
 
 def test_a_kept_input_costs_nothing_and_codes_a_quarter():
     x = torch.randn(64, 32)
-    sim = simulated(nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 32), nn.Linear(32, 8)), x, "fixed")
+    sim = simulated(nn.Sequential(nn.Linear(32, 32), nn.Sigmoid(), nn.Linear(32, 32), nn.Linear(32, 8)), x, "fixed")
     qat.compress_saved_tensors(sim)
     layers = qat.saved_bytes(sim, x).layers
     assert layers["0"] == 64 * 32  # codes of its input
-    assert layers["1"] == 64 * 32 * 4  # relu's result, from which the next layer's input is computed
+    assert layers["1"] == 64 * 32 * 4  # sigmoid's result, from which the next layer's input is computed
     assert "2" not in layers
     assert layers["3"] == 64 * 32  # codes of its input; its weight's values are computed from the weight
+
+
+def test_an_activation_in_its_quantizers_pass():
+    """Of a fixed range codes are kept, and where the pass keeps its input for a learned one, that alone."""
+    x, net = torch.randn(64, 32), nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 32))
+    for way, kept in (("fixed", {"2": 64 * 32}), ("learned", {"1.output_quantizers.0": 64 * 32 * 4})):
+        sim = simulated(net, x, way)
+        expected = step(sim.model, x)
+        qat.compress_saved_tensors(sim)
+        same_step(step(sim.model, x), expected)
+        layers = qat.saved_bytes(sim, x).layers
+        assert "1" not in layers  # relu itself keeps nothing
+        assert {name: layers[name] for name in kept} == kept
+        assert ("2" in layers) == ("2" in kept)
 
 
 @pytest.mark.parametrize("bits, bytes_each", [(2, 1), (4, 1), (8, 1), (9, 2), (15, 2), (16, 4), (24, 4)])

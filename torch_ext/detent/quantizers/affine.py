@@ -70,7 +70,10 @@ class QuantizeDequantize(AffineQuantizer):
             return None
         if self._forward_pre_hooks or self._forward_hooks or self._backward_pre_hooks or self._backward_hooks:
             return None
-        return self._forward(x, activation_min, activation_max)
+        y = self._forward(x, activation_min, activation_max)
+        if self._told is not None:
+            self._told(self, x, y, activation_min, activation_max)
+        return y
 
     def _forward(self, x: Tensor, *activation: float | None) -> Tensor:
         grid = self._grid

@@ -194,6 +194,7 @@ def quantize(
     dtype: torch.dtype | None = None,
     axis: int | None = None,
     block_size: Sequence[int] | None = None,
+    packed: bool = False,
 ) -> Tensor:
     """The integer codes ``q = clamp(rint(x / scale) + zero_point, qmin, qmax)``.
 
@@ -201,15 +202,21 @@ def quantize(
         x, scale, zero_point, qmin, qmax, axis, block_size: As in :func:`fake_quantize`.
         dtype: Type of the codes: int8, uint8, int16 or int32; ``None``: the type of ``x``, the only form that carries a
             gradient. It must hold every integer of the grid.
+        packed: Two 4-bit codes in each byte of an int8 (grid within -8 .. 7) or uint8 (0 .. 15): the last dimension, which
+            must be even, is half as long and contiguous. The first code is in the low half, as in ONNX's INT4 and UINT4.
     Returns:
         Codes shaped like ``x``. NaN becomes the code of 0.0 in an integer type and stays NaN in a float one.
     Raises:
-        ValueError: As :func:`fake_quantize`; the grid does not fit ``dtype``.
+        ValueError: As :func:`fake_quantize`; the grid does not fit ``dtype``; the last dimension is odd, where packed.
     Example:
         >>> quantize(torch.tensor([-1.0, 0.25, 0.75, 9.0]), torch.tensor(0.5), qmin=-2, qmax=3, dtype=torch.int8)
         tensor([-2,  0,  2,  3], dtype=torch.int8)
+        >>> weight = torch.tensor([[1.0, 2.0], [7.5, 0.5]])
+        >>> q = quantize(weight, torch.tensor(0.5), qmin=0, qmax=15, dtype=torch.uint8, packed=True)
+        >>> [hex(byte) for byte in q.flatten()]
+        ['0x42', '0x1f']
     """
-    return _ops.quantize(x, scale, _zero_point(zero_point, scale), qmin, qmax, dtype, axis, block_size)
+    return _ops.quantize(x, scale, _zero_point(zero_point, scale), qmin, qmax, dtype, axis, block_size, packed)
 
 
 def dequantize(
@@ -220,13 +227,16 @@ def dequantize(
     dtype: torch.dtype | None = None,
     axis: int | None = None,
     block_size: Sequence[int] | None = None,
+    packed: bool = False,
 ) -> Tensor:
     """The values ``(q - zero_point) * scale`` that codes stand for.
 
     Args:
         q: Codes: int8, uint8, int16, int32, or a float type.
-        scale, zero_point, axis, block_size: As in :func:`fake_quantize`.
+        scale, zero_point, axis, block_size: As in :func:`fake_quantize` for the values.
         dtype: Type of the values; ``None``: float32 for integer codes, else the type of ``q``.
+        packed: ``q`` is int8 or uint8 and holds two codes in a byte, as :func:`quantize` packs them; the last dimension of
+            the values is twice that of ``q``.
     Returns:
         Values shaped like ``q``; equal to :func:`fake_quantize` of what was quantized.
     Raises:
@@ -234,5 +244,7 @@ def dequantize(
     Example:
         >>> dequantize(torch.tensor([-2, 0, 2, 3], dtype=torch.int8), torch.tensor(0.5))
         tensor([-1.0000,  0.0000,  1.0000,  1.5000])
+        >>> dequantize(torch.tensor([0x42, 0x1F], dtype=torch.uint8), torch.tensor(0.5), packed=True)
+        tensor([1.0000, 2.0000, 7.5000, 0.5000])
     """
-    return _ops.dequantize(q, scale, _zero_point(zero_point, scale), dtype, axis, block_size)
+    return _ops.dequantize(q, scale, _zero_point(zero_point, scale), dtype, axis, block_size, packed)

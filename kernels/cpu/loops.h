@@ -5,6 +5,8 @@
  * DETENT_DEFINE_TERMS(NAME, GRAD, FIRST, SECOND)      grad[i] = GRAD(g[i], x[i], scale, zero_point, qmin, qmax), and
  *                                                     FIRST and SECOND of the same, summed over each row
  *
+ * ONE may read to[i] too: what the map's `before` put there.
+ *
  * Each makes two: NAME_rows, and NAME_varying over one row whose elements have a scale and zero point each; the terms
  * of the latter are not summed. */
 #ifndef DETENT_CPU_LOOPS_H

@@ -2,16 +2,21 @@
  *
  * An operation Op names its types From, To and real, whether it can write a mask, and has
  *     static real value(real x, real scale, real zero_point, real qmin, real qmax)
- * and with a mask inside(), of the same. */
+ * and with a mask inside(), of the same. Where IsRandom, value() takes the element's u after x. */
 #ifndef DETENT_CUDA_MAP_CUH
 #define DETENT_CUDA_MAP_CUH
 
+#include "../math/philox.h"
 #include "encoding.cuh"
 #include "launch.cuh"
 #include "load_store.cuh"
 
 namespace detent_cuda
 {
+
+template <typename Op> struct IsRandom {
+    enum : bool { YES = false };
+};
 
 template <typename Op> struct MapJob {
     const typename Op::From *from;
@@ -22,7 +27,22 @@ template <typename Op> struct MapJob {
     Locator locator;
     Encodings<typename Op::real> encodings;
     bool aligned;
+    const int64_t *random; /* seed and offset, where IsRandom */
 };
+
+/* The u of V elements from `first`, a multiple of V. */
+template <unsigned V, typename real>
+__device__ __forceinline__ void uniforms(const int64_t *random, size_t first, real (&u)[V])
+{
+    const uint64_t seed = (uint64_t)random[0], offset = (uint64_t)random[1];
+    detent_random_words words;
+#pragma unroll
+    for (unsigned k = 0; k < V; ++k) {
+        if (k % 4 == 0) words = detent_philox(seed, (first + k) / 4, offset);
+        const bool second_half = V == 2 && first % 4 != 0;
+        u[k] = (real)detent_uniform_of(second_half ? words.at[(k + 2) % 4] : words.at[k % 4]);
+    }
+}
 
 /* The encoding of the group at hand; read again only where the group changes. */
 template <typename real> struct Held {
@@ -77,6 +97,8 @@ template <typename Op> __device__ __forceinline__ void map_elements(const MapJob
                 if (job.shape.groups > 1) place = place_of(job.locator, vector * V, V);
                 held.seek(job.encodings, place.group);
                 Pack<To, V> to;
+                real u[V];
+                if constexpr (IsRandom<Op>::YES) uniforms<V>(job.random, vector * V, u);
 #pragma unroll
                 for (unsigned k = 0; k < V; ++k) {
                     if (k == place.left) {
@@ -86,7 +108,12 @@ template <typename Op> __device__ __forceinline__ void map_elements(const MapJob
                     }
                     const real x = Convert<real, From>::load(from[turn].at[k]);
                     const Affine<real> affine = held.affine;
-                    to.at[k] = Convert<real, To>::store(Op::value(x, affine.scale, affine.zero_point, qmin, qmax));
+                    real made;
+                    if constexpr (IsRandom<Op>::YES)
+                        made = Op::value(x, u[k], affine.scale, affine.zero_point, qmin, qmax);
+                    else
+                        made = Op::value(x, affine.scale, affine.zero_point, qmin, qmax);
+                    to.at[k] = Convert<real, To>::store(made);
                     if constexpr (Op::MASKED)
                         if ((int)k < span.high)
                             bits |= (unsigned)Op::inside(x, affine.scale, affine.zero_point, qmin, qmax) << k;
@@ -112,8 +139,15 @@ MapJob<Op> map_job(const void *from, void *to, uint8_t *mask, detent_shape3 shap
     constexpr unsigned V = VectorOf<From, To>::SIZE;
     const size_t elements = elements_of(shape);
     if (shape.groups == 1) shape = {1, 1, elements};
-    return {(const From *)from, (To *)to,          mask,      shape,
-            elements,           locator_of(shape), encodings, is_aligned<From, V>(from) && is_aligned<To, V>(to)};
+    return {(const From *)from,
+            (To *)to,
+            mask,
+            shape,
+            elements,
+            locator_of(shape),
+            encodings,
+            is_aligned<From, V>(from) && is_aligned<To, V>(to),
+            nullptr};
 }
 
 template <typename Op>

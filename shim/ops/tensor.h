@@ -244,6 +244,14 @@ class Grouped {
   // Blocks interleave, so values() is a permuted copy.
   bool permutes() const { return !split_.empty(); }
 
+  // Where permutes(): a value per block, as one per element of x.
+  Tensor spread(const Tensor &values) const {
+    Ints apart = split_;
+    for (size_t i = 1; i < apart.size(); i += 2) apart[i] = 1;
+    const Tensor shared = call_with_ints("aten::broadcast_to", torch::stable::reshape(values, apart), split_);
+    return torch::stable::reshape(shared, like_.sizes());
+  }
+
   // The bytes of a contiguous x whose elements lie two in a byte, in the order of values(): a contiguous tensor, the
   // last dimension half as long. Where permutes(), a block's last dimension must be even.
   Tensor restore_pairs(const Tensor &bytes) const {

@@ -101,6 +101,14 @@ SAMPLES = {
         "fake_quantize_mask_backward",
         lambda: (tensors(4, 6, grad=False), mask_of(torch.empty(24)), None, [2, 3]),
     ),
+    "fake_quantize_stochastic": (
+        "fake_quantize_stochastic",
+        lambda: (tensors(4, 6), positive(6), tensors(6), torch.tensor([3, 4]), -8, 7, 1),
+    ),
+    "fake_quantize_stochastic, channels_last": (
+        "fake_quantize_stochastic",
+        lambda: (channels_last(), positive(grad=False), None, torch.tensor([3, 4]), -8, 7),
+    ),
     "float_cast": ("float_cast", lambda: (tensors(4, 6), positive(6, grad=False), 3, -6, 448.0, 1)),
     "float_cast, channels_last": ("float_cast", lambda: (channels_last(), positive(grad=False), 2, -14, 57344.0)),
     "float_cast, blocks": (

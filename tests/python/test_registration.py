@@ -18,6 +18,10 @@ SCHEMAS = {
         "(Tensor x, Tensor scale, Tensor? zero_point, int qmin, int qmax, int? axis=None, int[]? "
         "block_size=None, float grad_scale=1.) -> Tensor"
     ),
+    "fake_quantize_stochastic": (
+        "(Tensor x, Tensor scale, Tensor? zero_point, Tensor random, int qmin, int qmax, int? axis=None, int[]? "
+        "block_size=None) -> Tensor"
+    ),
     "fake_quantize_mask": (
         "(Tensor x, Tensor scale, Tensor? zero_point, int qmin, int qmax, int? axis=None, int[]? "
         "block_size=None) -> (Tensor y, Tensor mask)"

@@ -32,6 +32,16 @@ def _affine_backward(ctx, grad_y):
     return grad_x, grad_scale, _present(grad_zero_point, zero_point), *[None] * len(ctx.plain)
 
 
+def _stochastic_setup(ctx, inputs, output) -> None:
+    x, scale, zero_point, _, *plain = inputs
+    _keep(ctx, (x, scale, zero_point), *plain)
+
+
+def _stochastic_backward(ctx, grad_y):
+    grad_x, grad_scale, grad_zero_point, *rest = _affine_backward(ctx, grad_y)
+    return grad_x, grad_scale, grad_zero_point, None, *rest
+
+
 def _range_setup(ctx, inputs, output) -> None:
     x, min, max, *plain = inputs
     _keep(ctx, (x, min, max), *plain)
@@ -107,6 +117,7 @@ def _raise_second_order(name: str):
 def register() -> None:
     for name, backward, setup in [
         ("fake_quantize", _affine_backward, _affine_setup),
+        ("fake_quantize_stochastic", _stochastic_backward, _stochastic_setup),
         ("fake_quantize_range", _range_backward, _range_setup),
         ("fake_quantize_dynamic", _dynamic_backward, _dynamic_setup),
         ("float_cast", _float_cast_backward, _float_cast_setup),

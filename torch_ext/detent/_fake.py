@@ -36,6 +36,10 @@ def _fake_quantize(x, scale, zero_point, qmin, qmax, axis=None, block_size=None,
     return torch.empty_like(x)
 
 
+def _fake_quantize_stochastic(x, scale, zero_point, random, qmin, qmax, axis=None, block_size=None):
+    return torch.empty_like(x)
+
+
 def _fake_quantize_mask(x, scale, zero_point, qmin, qmax, axis=None, block_size=None):
     return torch.empty_like(x), _mask(x)
 
@@ -161,6 +165,7 @@ def _on_one_device(name: str, fake):
 def register() -> None:
     for name, fake in {
         "fake_quantize": _fake_quantize,
+        "fake_quantize_stochastic": _fake_quantize_stochastic,
         "fake_quantize_mask": _fake_quantize_mask,
         "fake_quantize_backward": _fake_quantize_backward,
         "fake_quantize_range": _fake_quantize_range,

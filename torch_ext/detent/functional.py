@@ -20,7 +20,15 @@ from torch import Tensor
 
 from .float_format import FloatFormat
 
-__all__ = ["fake_quantize", "fake_quantize_range", "fake_quantize_dynamic", "float_cast", "quantize", "dequantize"]
+__all__ = [
+    "fake_quantize",
+    "fake_quantize_range",
+    "fake_quantize_dynamic",
+    "fake_quantize_stochastic",
+    "float_cast",
+    "quantize",
+    "dequantize",
+]
 
 _ops = torch.ops.detent
 
@@ -148,6 +156,44 @@ def fake_quantize_dynamic(
         tensor([0.9922])
     """
     return _ops.fake_quantize_dynamic(x, clip, qmin, qmax, symmetric, axis, block_size, zero_point)
+
+
+def fake_quantize_stochastic(
+    x: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None = None,
+    *,
+    random: Tensor,
+    qmin: int,
+    qmax: int,
+    axis: int | None = None,
+    block_size: Sequence[int] | None = None,
+) -> Tensor:
+    """Fake-quantize ``x``, rounding up or down at random: inside the grid the expectation is ``x``.
+
+    ``y = (clamp(floor(x / scale + u) + zero_point, qmin, qmax) - zero_point) * scale`` (Gupta 2015), ``u`` in ``[0, 1)``
+    a function of ``random`` and the element's place in a contiguous ``x`` (Philox 4x32-10, Salmon 2011): the same bits
+    for any number of threads, any layout and device. The gradients are those of :func:`fake_quantize`. Codes are
+    ``quantize`` of the result.
+
+    Args:
+        x, scale, zero_point, qmin, qmax, axis, block_size: As in :func:`fake_quantize`.
+        random: int64 tensor ``[seed, offset]`` on the device of ``x``. Another offset draws other numbers; advance it in
+            place after each call, ``random[1] += 1``, which ``torch.compile`` and CUDA graphs capture.
+    Returns:
+        Tensor like ``x``.
+    Raises:
+        ValueError: As :func:`fake_quantize`; ``random`` is not two int64 numbers.
+    Example:
+        >>> random = torch.tensor([2026, 0])
+        >>> x = torch.full((10000,), 0.3)
+        >>> y = fake_quantize_stochastic(x, torch.tensor(1.0), random=random, qmin=-8, qmax=7)
+        >>> y.unique(), bool((y.mean() - 0.3).abs() < 0.03)
+        (tensor([0., 1.]), True)
+    """
+    return _ops.fake_quantize_stochastic(
+        x, scale, _zero_point(zero_point, scale), random, qmin, qmax, axis, block_size
+    )
 
 
 def float_cast(

@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from harness import environment
 from torch import Tensor, nn
 
 from detent import QuantizationSimModel, qat
+from harness import environment
 
 BITS = 4
 FLOAT, FLOAT_ON, CALIBRATED = "float", "float, trained on", "calibrated"
@@ -20,7 +20,7 @@ WAYS = ("ranges follow", "ranges learned", "LSQ", "LSQ+", "PACT")
 
 
 def simulated(model: nn.Module, way: str, images: Tensor) -> QuantizationSimModel:
-    """``model`` at W4A4, calibrated with ``images``: by their extremes, but for LSQ and LSQ+, which begin as published."""
+    """``model`` at W4A4, calibrated with ``images``: by extremes, LSQ and LSQ+ as published."""
     scheme = "training_range_learning_with_tf_init" if way == "ranges learned" else "min_max"
     sim = QuantizationSimModel(model, images[:1], scheme, default_output_bw=BITS, default_param_bw=BITS)
     if way.startswith("LSQ"):
@@ -81,7 +81,12 @@ def run(name: str, title: str, one_seed: Callable[[int], dict[str, float]], sett
             rows.setdefault(row, []).append(value)
         seeds.append(seed)
         seconds = time.perf_counter() - started
-        result = {"settings": {**settings, "seeds": seeds}, "environment": machine, "seconds": seconds, "accuracy": rows}
+        result = {
+            "settings": {**settings, "seeds": seeds},
+            "environment": machine,
+            "seconds": seconds,
+            "accuracy": rows,
+        }
         (folder / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
     print("\n" + table(title, rows, seeds))
     print(f"{seconds:.0f} s; {name}.json written")

@@ -75,14 +75,14 @@ class Data:
     def leaves(self, x: Tensor, encodings: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return tuple(tensor.detach().requires_grad_() for tensor in (x, *encodings))
 
-    def ours(self, x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+    def ours(self, x: Tensor, scale: Tensor, zero_point: Tensor, **activation: float) -> Tensor:
         return functional.fake_quantize(
-            x, scale, zero_point, qmin=QMIN, qmax=QMAX, axis=self.axis, block_size=self.block_size
+            x, scale, zero_point, qmin=QMIN, qmax=QMAX, axis=self.axis, block_size=self.block_size, **activation
         )
 
-    def ours_range(self, x: Tensor, min: Tensor, max: Tensor) -> Tensor:
+    def ours_range(self, x: Tensor, min: Tensor, max: Tensor, **activation: float) -> Tensor:
         return functional.fake_quantize_range(
-            x, min, max, qmin=QMIN, qmax=QMAX, axis=self.axis, block_size=self.block_size
+            x, min, max, qmin=QMIN, qmax=QMAX, axis=self.axis, block_size=self.block_size, **activation
         )
 
     def aten_learnable(self, x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
@@ -212,6 +212,37 @@ def fixed_backward(data: Data, compile: bool) -> Iterator[Group]:
         lambda: torch.autograd.grad(fast(flat), flat, aten_grad)
     )  # fmt: skip
     yield both
+
+
+def activation(data: Data) -> Iterator[Group]:
+    """A ReLU before the quantizer: in the same pass, and in one of its own."""
+    grad, relu = torch.randn_like(data.x), {"activation_min": 0.0}
+
+    def two(quantize, x: Tensor, *encoding: Tensor) -> Tensor:
+        return quantize(torch.relu(x), *encoding)
+
+    ways = {
+        "detent fake_quantize": (data.ours, data.learned),
+        "detent fake_quantize_range": (data.ours_range, (data.min, data.max)),
+    }
+    group = data.group("ReLU, forward", "x.clone()", 2)
+    for name, (quantize, encoding) in ways.items():
+        group.contenders[f"{name}, one pass"] = lambda q=quantize, e=encoding: q(data.x, *e, **relu)
+        group.contenders[f"{name}, two passes"] = lambda q=quantize, e=encoding: two(q, data.x, *e)
+    yield group
+    for kind, unit, moves in (("learned", "torch.add(g, x)", 5), ("fixed", "x.clone()", 4)):
+        group = data.group(f"ReLU, {kind} forward + backward", unit, moves)
+        for name, (quantize, encoding) in ways.items():
+            x, *learned = data.leaves(data.x, encoding)
+            encoding = learned if kind == "learned" else encoding
+            leaves = (x, *learned) if kind == "learned" else (x,)
+            group.contenders[f"{name}, one pass"] = lambda q=quantize, x=x, e=encoding, leaves=leaves: (
+                torch.autograd.grad(q(x, *e, **relu), leaves, grad)
+            )
+            group.contenders[f"{name}, two passes"] = lambda q=quantize, x=x, e=encoding, leaves=leaves: (
+                torch.autograd.grad(two(q, x, *e), leaves, grad)
+            )
+        yield group
 
 
 def integers(data: Data, compile: bool) -> Iterator[Group]:

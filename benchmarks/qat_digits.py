@@ -1,5 +1,5 @@
-"""The demo's network on handwritten digits with 4-bit weights and activations: what calibration loses, and what each way
-of training wins back.
+"""The demo's network on handwritten digits with 4-bit weights and activations: what calibration loses, and what each
+way of training wins back.
 
     python benchmarks/qat_digits.py [--epochs N] [--seeds 0 1 2] [--out DIR]
 
@@ -14,8 +14,9 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from accuracy import groups, rows_of_seed, run
 from torch import nn
+
+from accuracy import groups, rows_of_seed, run
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
 import digits_qat

@@ -20,47 +20,16 @@ from pathlib import Path
 import numpy
 import torch
 import torch.nn.functional as F
-from accuracy import groups, rows_of_seed, run
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from accuracy import groups, rows_of_seed, run
+from models import ResNet20
+
 CALIBRATION = 512
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
 DEVIATION = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
-
-
-class Block(nn.Module):
-    """Two convolutions beside a shortcut without parameters (He 2015, option A)."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
-        self.stride, self.extra = stride, (outputs - inputs) // 2
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        if self.stride != 1:
-            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.extra, self.extra))
-        return F.relu(out + x)
-
-
-class ResNet20(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(16)
-        self.layer1 = nn.Sequential(Block(16, 16, 1), Block(16, 16, 1), Block(16, 16, 1))
-        self.layer2 = nn.Sequential(Block(16, 32, 2), Block(32, 32, 1), Block(32, 32, 1))
-        self.layer3 = nn.Sequential(Block(32, 64, 2), Block(64, 64, 1), Block(64, 64, 1))
-        self.linear = nn.Linear(64, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.layer3(self.layer2(self.layer1(F.relu(self.bn1(self.conv1(x))))))
-        return self.linear(F.adaptive_avg_pool2d(out, 1).flatten(1))
 
 
 def load_images(archive: Path) -> dict[str, tuple[Tensor, Tensor]]:
@@ -141,7 +110,9 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--lr", type=float, default=0.01, help="of the weights; falls to 0 along a cosine")
     parser.add_argument("--range-lr", type=float, default=None, help="of the ranges; the weights' if not given")
     parser.add_argument("--images", type=int, default=2000, help="test images, spread evenly over the classes")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="each sets calibration images and batches")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[0, 1, 2], help="each sets calibration images and batches"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "out")
     return parser.parse_args(given)

@@ -61,10 +61,12 @@ def _groups(device: str, quick: bool) -> Iterator[tuple[Group, bool]]:
     for granularity in ("per_tensor",) if quick else ("per_tensor", "per_channel_1"):
         yield from ((group, False) for group in contenders.fixed_backward(data(granularity), not quick))
         yield from ((group, False) for group in contenders.observe(data(granularity)))
+        yield from ((group, False) for group in contenders.activation(data(granularity)))
     yield from ((group, False) for group in contenders.integers(data("per_tensor"), not quick))
     for dtype in (torch.bfloat16,) if quick else (torch.bfloat16, torch.float16):
         for build in (contenders.forward, contenders.learned_backward):
             yield from ((group, False) for group in build(data("per_tensor", dtype), not quick))
+        yield from ((group, False) for group in contenders.activation(data("per_tensor", dtype)))
     kib = {
         ("cpu", True): (4, 1 << 10), ("cpu", False): (4, 64, 1 << 10, 4 << 10, 16 << 10, 64 << 10),
         ("cuda", True): (1 << 10, 16 << 10),

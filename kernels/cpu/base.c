@@ -2,8 +2,7 @@
 
 #include <float.h>
 
-#include <float.h>
-
+#include "../math/half.h"
 #include "check.h"
 
 const char *detent_status_text(detent_status status)
@@ -71,6 +70,21 @@ detent_status detent_check_format(detent_float_format format)
     const int bits = format.mantissa_bits >= 0 && format.mantissa_bits <= 23;
     const int exponents = format.min_exponent <= 127 && format.min_exponent >= format.mantissa_bits - 149;
     return bits && exponents && format.max > 0 && format.max <= FLT_MAX ? DETENT_OK : DETENT_BAD_ARGUMENT;
+}
+
+detent_status detent_check_activation(const detent_activation *activation)
+{
+    return activation == NULL || activation->min < activation->max ? DETENT_OK : DETENT_BAD_ARGUMENT;
+}
+
+double detent_stored(double value, detent_dtype dtype)
+{
+    switch (dtype) {
+    case DETENT_F16: return (double)detent_f16_to_f32(detent_f32_to_f16((float)value));
+    case DETENT_BF16: return (double)detent_bf16_to_f32(detent_f32_to_bf16((float)value));
+    case DETENT_F64: return value;
+    default: return (double)(float)value;
+    }
 }
 
 detent_status detent_check_arrays(const void *from, const void *to, detent_shape3 shape, size_t *elements)

@@ -3,6 +3,7 @@
 #define DETENT_CPU_CHECK_H
 
 #include "detent/encode.h"
+#include "detent/fake_quantize.h"
 #include "detent/float_cast.h"
 
 #ifdef __cplusplus
@@ -14,6 +15,8 @@ detent_status detent_check_grid(const detent_encoding *encoding);     /* the gri
 detent_status detent_check_encoding(const detent_encoding *encoding); /* the grid, and exactly one parametrization */
 detent_status detent_check_affine(const detent_encoding *encoding);   /* scale is given; the grid is not looked at */
 detent_status detent_check_format(detent_float_format format);
+detent_status detent_check_activation(const detent_activation *activation); /* NULL is none */
+double detent_stored(double value, detent_dtype dtype); /* value as a tensor of that float type holds it */
 int detent_is_float(detent_dtype dtype);
 int detent_are_bins(size_t bins); /* a number of bins that a histogram may have */
 /* Half the largest number of a float type: magnitudes from here on are masks, not data. */

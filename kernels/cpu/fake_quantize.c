@@ -12,16 +12,18 @@
 #include "../math/for_each_real.h"
 
 detent_status detent_fake_quantize_cpu(const void *x, void *y, uint8_t *mask, detent_dtype dtype, detent_shape3 shape,
-                                       const detent_encoding *encoding, detent_parallel_for parallel)
+                                       const detent_encoding *encoding, const detent_activation *activation,
+                                       detent_parallel_for parallel)
 {
     size_t elements = 0;
     detent_status status = detent_check_encoding(encoding);
+    if (status == DETENT_OK) status = detent_check_activation(activation);
     if (status == DETENT_OK) status = detent_check_values(x, y, dtype, shape, &elements);
     if (status != DETENT_OK || elements == 0) return status;
     if (detent_math_dtype(dtype, encoding->grid) == DETENT_F32)
-        fake_quantize_f32(x, y, mask, dtype, shape, encoding, parallel);
+        fake_quantize_f32(x, y, mask, dtype, shape, encoding, activation, parallel);
     else
-        fake_quantize_f64(x, y, mask, dtype, shape, encoding, parallel);
+        fake_quantize_f64(x, y, mask, dtype, shape, encoding, activation, parallel);
     return DETENT_OK;
 }
 
@@ -32,22 +34,24 @@ detent_status detent_fake_quantize_bwd_workspace(detent_shape3 shape, size_t *by
 
 detent_status detent_fake_quantize_bwd_cpu(const void *grad_y, const void *x, void *grad_x, void *grad_first,
                                            void *grad_second, detent_dtype dtype, detent_shape3 shape,
-                                           const detent_encoding *encoding, double gradient_scale, void *workspace,
-                                           size_t workspace_bytes, detent_parallel_for parallel)
+                                           const detent_encoding *encoding, const detent_activation *activation,
+                                           double gradient_scale, void *workspace, size_t workspace_bytes,
+                                           detent_parallel_for parallel)
 {
     size_t elements = 0, needed = 0;
     detent_status status = detent_check_encoding(encoding);
+    if (status == DETENT_OK) status = detent_check_activation(activation);
     if (status == DETENT_OK) status = detent_check_values(grad_y, x, dtype, shape, &elements);
     if (status == DETENT_OK) status = detent_reduce_workspace(shape, &needed);
     if (status == DETENT_OK)
         status = detent_check_sums(grad_first, grad_second, shape.groups, encoding, workspace, workspace_bytes, needed);
     if (status != DETENT_OK) return status;
     if (detent_math_dtype(dtype, encoding->grid) == DETENT_F32)
-        fake_quantize_bwd_f32(grad_y, x, grad_x, grad_first, grad_second, dtype, shape, encoding, gradient_scale,
-                              workspace, parallel);
+        fake_quantize_bwd_f32(grad_y, x, grad_x, grad_first, grad_second, dtype, shape, encoding, activation,
+                              gradient_scale, workspace, parallel);
     else
-        fake_quantize_bwd_f64(grad_y, x, grad_x, grad_first, grad_second, dtype, shape, encoding, gradient_scale,
-                              workspace, parallel);
+        fake_quantize_bwd_f64(grad_y, x, grad_x, grad_first, grad_second, dtype, shape, encoding, activation,
+                              gradient_scale, workspace, parallel);
     return DETENT_OK;
 }
 
@@ -150,5 +154,5 @@ detent_status detent_fake_quantize_dynamic_cpu(const void *x, void *y, uint8_t *
     derived.scale = derived.zero_point = NULL;
     derived.min = min;
     derived.max = max;
-    return detent_fake_quantize_cpu(x, y, mask, dtype, shape, &derived, parallel);
+    return detent_fake_quantize_cpu(x, y, mask, dtype, shape, &derived, NULL, parallel);
 }

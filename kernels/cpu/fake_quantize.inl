@@ -1,17 +1,34 @@
 /* fake_quantize.c for one real type: the loops, and the jobs handed to walk.h. */
-DETENT_DEFINE_MAP(values, real, DETENT_REAL(detent_fake_quantize_one))
-DETENT_DEFINE_MAP(masks, uint8_t, DETENT_REAL(detent_fake_quantize_mask_one))
-DETENT_DEFINE_TERMS(bwd, DETENT_REAL(detent_fake_quantize_bwd_x_one), DETENT_REAL(detent_fake_quantize_bwd_scale_one),
+DETENT_DEFINE_MAP(values, real, DETENT_AS_GIVEN, DETENT_REAL(detent_fake_quantize_one))
+DETENT_DEFINE_MAP(activated_values, real, DETENT_REAL(detent_activate_one), DETENT_REAL(detent_fake_quantize_one))
+DETENT_DEFINE_MAP(masks, uint8_t, DETENT_AS_GIVEN, DETENT_REAL(detent_fake_quantize_mask_one))
+DETENT_DEFINE_MAP(activated_masks, uint8_t, DETENT_REAL(detent_activation_mask_one),
+                  DETENT_REAL(detent_fake_quantize_mask_one))
+DETENT_DEFINE_TERMS(bwd, DETENT_AS_GIVEN, DETENT_AS_MADE, DETENT_REAL(detent_fake_quantize_bwd_x_one),
+                    DETENT_REAL(detent_fake_quantize_bwd_scale_one),
+                    DETENT_REAL(detent_fake_quantize_bwd_zero_point_one))
+DETENT_DEFINE_TERMS(activated_bwd, DETENT_REAL(detent_activate_one), DETENT_REAL(detent_activation_bwd_one),
+                    DETENT_REAL(detent_fake_quantize_bwd_x_one), DETENT_REAL(detent_fake_quantize_bwd_scale_one),
                     DETENT_REAL(detent_fake_quantize_bwd_zero_point_one))
 
-static void DETENT_REAL(fake_quantize)(const void *x, void *y, uint8_t *mask, detent_dtype dtype, detent_shape3 shape,
-                                       const detent_encoding *encoding, detent_parallel_for parallel)
+/* Nothing reads it where there is no activation. */
+static DETENT_REAL(detent_interval) DETENT_REAL(interval_of)(const detent_activation *activation, detent_dtype dtype)
 {
+    if (activation == NULL) return (DETENT_REAL(detent_interval)){0, 0};
+    return (DETENT_REAL(detent_interval)){(real)detent_stored(activation->min, dtype),
+                                          (real)detent_stored(activation->max, dtype)};
+}
+
+static void DETENT_REAL(fake_quantize)(const void *x, void *y, uint8_t *mask, detent_dtype dtype, detent_shape3 shape,
+                                       const detent_encoding *encoding, const detent_activation *activation,
+                                       detent_parallel_for parallel)
+{
+    const int plain = activation == NULL;
     const DETENT_REAL(detent_map) map = {
-        .rows = DETENT_REAL(values_rows),
-        .varying = DETENT_REAL(values_varying),
-        .mask_rows = DETENT_REAL(masks_rows),
-        .mask_varying = DETENT_REAL(masks_varying),
+        .rows = plain ? DETENT_REAL(values_rows) : DETENT_REAL(activated_values_rows),
+        .varying = plain ? DETENT_REAL(values_varying) : DETENT_REAL(activated_values_varying),
+        .mask_rows = plain ? DETENT_REAL(masks_rows) : DETENT_REAL(activated_masks_rows),
+        .mask_varying = plain ? DETENT_REAL(masks_varying) : DETENT_REAL(activated_masks_varying),
         .x = x,
         .y = y,
         .mask = mask,
@@ -20,18 +37,20 @@ static void DETENT_REAL(fake_quantize)(const void *x, void *y, uint8_t *mask, de
         .shape = shape,
         .encoding = encoding,
         .grid = DETENT_REAL(detent_real_grid_of)(encoding),
+        .activation = DETENT_REAL(interval_of)(activation, dtype),
     };
     DETENT_REAL(detent_map_run)(&map, parallel);
 }
 
 static void DETENT_REAL(fake_quantize_bwd)(const void *grad_y, const void *x, void *grad_x, void *grad_first,
                                            void *grad_second, detent_dtype dtype, detent_shape3 shape,
-                                           const detent_encoding *encoding, double gradient_scale, void *workspace,
-                                           detent_parallel_for parallel)
+                                           const detent_encoding *encoding, const detent_activation *activation,
+                                           double gradient_scale, void *workspace, detent_parallel_for parallel)
 {
+    const int plain = activation == NULL;
     const DETENT_REAL(detent_reduce) reduce = {
-        .rows = DETENT_REAL(bwd_rows),
-        .varying = DETENT_REAL(bwd_varying),
+        .rows = plain ? DETENT_REAL(bwd_rows) : DETENT_REAL(activated_bwd_rows),
+        .varying = plain ? DETENT_REAL(bwd_varying) : DETENT_REAL(activated_bwd_varying),
         .grad_y = grad_y,
         .x = x,
         .grad_x = grad_x,
@@ -41,6 +60,7 @@ static void DETENT_REAL(fake_quantize_bwd)(const void *grad_y, const void *x, vo
         .x_dtype = dtype,
         .shape = shape,
         .encoding = encoding,
+        .activation = DETENT_REAL(interval_of)(activation, dtype),
         .gradient_scale = gradient_scale,
         .with_second = encoding->scale != NULL ? grad_second != NULL : !encoding->symmetric,
         .partials = workspace,

@@ -1,6 +1,6 @@
 /* float_cast.c for one real type. */
-DETENT_DEFINE_MAP(values, real, DETENT_REAL(detent_float_cast_one))
-DETENT_DEFINE_MAP(masks, uint8_t, DETENT_REAL(detent_float_cast_mask_one))
+DETENT_DEFINE_MAP(values, real, DETENT_AS_GIVEN, DETENT_REAL(detent_float_cast_one))
+DETENT_DEFINE_MAP(masks, uint8_t, DETENT_AS_GIVEN, DETENT_REAL(detent_float_cast_mask_one))
 
 static void DETENT_REAL(float_cast)(const void *x, void *y, uint8_t *mask, detent_dtype dtype, detent_shape3 shape,
                                     const void *scale, detent_float_format format, detent_parallel_for parallel)

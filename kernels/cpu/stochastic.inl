@@ -1,7 +1,7 @@
 /* stochastic.c for one real type. to[i] holds the element's u. */
 #define ROUND_BY_U(x, scale, zero_point, qmin, qmax)                                                                   \
     DETENT_REAL(detent_fake_quantize_stochastic_one)(x, to[i], scale, zero_point, qmin, qmax)
-DETENT_DEFINE_MAP(values, real, ROUND_BY_U)
+DETENT_DEFINE_MAP(values, real, DETENT_AS_GIVEN, ROUND_BY_U)
 #undef ROUND_BY_U
 
 /* The u of elements at .. at + n; blocks begin at multiples of four. */

@@ -42,13 +42,13 @@ detent_status detent_reduce_workspace(detent_shape3 shape, size_t *bytes);
 #define DETENT_DECLARE_WALK(SUFFIX, REAL)                                                                              \
     typedef struct detent_map_##SUFFIX {                                                                               \
         void (*rows)(const REAL *x, REAL *y, size_t rows, size_t n, const REAL *scale, const REAL *zero_point,         \
-                     REAL qmin, REAL qmax);                                                                            \
+                     REAL qmin, REAL qmax, detent_interval_##SUFFIX activation);                                       \
         void (*varying)(const REAL *x, REAL *y, size_t n, const REAL *scale, const REAL *zero_point, REAL qmin,        \
-                        REAL qmax);                                                                                    \
+                        REAL qmax, detent_interval_##SUFFIX activation);                                               \
         void (*mask_rows)(const REAL *x, uint8_t *inside, size_t rows, size_t n, const REAL *scale,                    \
-                          const REAL *zero_point, REAL qmin, REAL qmax);                                               \
+                          const REAL *zero_point, REAL qmin, REAL qmax, detent_interval_##SUFFIX activation);          \
         void (*mask_varying)(const REAL *x, uint8_t *inside, size_t n, const REAL *scale, const REAL *zero_point,      \
-                             REAL qmin, REAL qmax);                                                                    \
+                             REAL qmin, REAL qmax, detent_interval_##SUFFIX activation);                               \
         const void *x;                                                                                                 \
         void *y;                                                                                                       \
         uint8_t *mask;                                                                                                 \
@@ -57,6 +57,7 @@ detent_status detent_reduce_workspace(detent_shape3 shape, size_t *bytes);
         const detent_encoding *encoding;                                                                               \
         detent_real_grid_##SUFFIX grid; /* its ends go to the loops; a float format's are 2^min_exponent and max */    \
         REAL absent;                    /* what the loops get where the encoding has no zero point */                  \
+        detent_interval_##SUFFIX activation; /* for loops that have one */                                             \
         /* What the loops find in y, for elements at .. at + n; NULL: nothing. Then y must not be x. */                \
         void (*before)(REAL *y, size_t at, size_t n, const void *context);                                             \
         const void *before_context;                                                                                    \
@@ -67,15 +68,18 @@ detent_status detent_reduce_workspace(detent_shape3 shape, size_t *bytes);
      * one sum. */                                                                                                     \
     typedef struct detent_reduce_##SUFFIX {                                                                            \
         void (*rows)(const REAL *grad_y, const REAL *x, REAL *grad_x, REAL *first, REAL *second, size_t rows,          \
-                     size_t n, const REAL *scale, const REAL *zero_point, REAL qmin, REAL qmax);                       \
+                     size_t n, const REAL *scale, const REAL *zero_point, REAL qmin, REAL qmax,                        \
+                     detent_interval_##SUFFIX activation);                                                             \
         void (*varying)(const REAL *grad_y, const REAL *x, REAL *grad_x, REAL *first, REAL *second, size_t n,          \
-                        const REAL *scale, const REAL *zero_point, REAL qmin, REAL qmax);                              \
+                        const REAL *scale, const REAL *zero_point, REAL qmin, REAL qmax,                               \
+                        detent_interval_##SUFFIX activation);                                                          \
         const void *grad_y, *x;                                                                                        \
         void *grad_x;                                                                                                  \
         REAL *grad_first, *grad_second;                                                                                \
         detent_dtype grad_dtype, x_dtype;                                                                              \
         detent_shape3 shape;                                                                                           \
         const detent_encoding *encoding;                                                                               \
+        detent_interval_##SUFFIX activation; /* for loops that have one */                                             \
         double gradient_scale;                                                                                         \
         int with_second; /* there is a zero point to differentiate by */                                               \
         double *partials;                                                                                              \

@@ -95,8 +95,8 @@ static void DETENT_REAL(map_blocks)(int64_t begin, int64_t end, void *context)
         if (map->before != NULL) map->before(y, at, n, map->before_context);
         if (narrow) {
             DETENT_REAL(spread)(&reader, shape, at, n, scale, zero_point);
-            map->varying(x, y, n, scale, zero_point, qmin, qmax);
-            if (map->mask != NULL) map->mask_varying(x, inside, n, scale, zero_point, qmin, qmax);
+            map->varying(x, y, n, scale, zero_point, qmin, qmax, map->activation);
+            if (map->mask != NULL) map->mask_varying(x, inside, n, scale, zero_point, qmin, qmax, map->activation);
         } else {
             for (size_t done = 0; done < n;) {
                 /* Whole groups, or what is left of one, or of the block. */
@@ -107,9 +107,10 @@ static void DETENT_REAL(map_blocks)(int64_t begin, int64_t end, void *context)
                 else
                     run = detent_min_size(run, n - done);
                 DETENT_REAL(read_rows)(&reader, group, rows);
-                map->rows(x + done, y + done, rows, run, reader.scale, reader.zero_point, qmin, qmax);
+                map->rows(x + done, y + done, rows, run, reader.scale, reader.zero_point, qmin, qmax, map->activation);
                 if (map->mask != NULL)
-                    map->mask_rows(x + done, inside + done, rows, run, reader.scale, reader.zero_point, qmin, qmax);
+                    map->mask_rows(x + done, inside + done, rows, run, reader.scale, reader.zero_point, qmin, qmax,
+                                   map->activation);
                 done += rows * run;
             }
         }
@@ -177,7 +178,7 @@ static void DETENT_REAL(reduce_wide)(const REDUCE *reduce, const detent_tile *ti
                 (reduce, block, (outer * shape.groups + group) * shape.inner + inner, rows * run);
                 reduce->rows(block->grad_y, block->x, block->grad_x, block->first,
                              reduce->with_second ? block->second : NULL, rows, run, reader.scale, reader.zero_point,
-                             reader.grid.qmin, reader.grid.qmax);
+                             reader.grid.qmin, reader.grid.qmax, reduce->activation);
                 DETENT_REAL(close_block)(reduce, block);
                 for (size_t row = 0; row < rows; ++row) {
                     sums[2 * row] += (double)block->first[row];
@@ -205,7 +206,7 @@ static void DETENT_REAL(reduce_narrow)(const REDUCE *reduce, const detent_tile *
         (reduce, block, (outer * shape.groups + tile->group_begin) * shape.inner, columns);
         reduce->varying(block->grad_y, block->x, block->grad_x, block->first,
                         reduce->with_second ? block->second : NULL, columns, scale, zero_point, reader.grid.qmin,
-                        reader.grid.qmax);
+                        reader.grid.qmax, reduce->activation);
         DETENT_REAL(close_block)(reduce, block);
         DETENT_REAL(add_columns)(block->first, first, columns);
         if (reduce->with_second) DETENT_REAL(add_columns)(block->second, second, columns);

@@ -1,6 +1,7 @@
 /* Backward of an operation with one output per input and two sums per group: grad_x, and the gradients of the encoding.
  *
- * A family's Terms has grad(), first() and second(), each of (g, x, scale, zero_point, qmin, qmax). */
+ * A family's Terms has grad(), first() and second(), each of (g, x, scale, zero_point, qmin, qmax). If it is ACTIVATED,
+ * x is what the call's interval makes of the element, and lets grad() through or not. */
 #ifndef DETENT_CUDA_BACKWARD_CUH
 #define DETENT_CUDA_BACKWARD_CUH
 
@@ -64,9 +65,21 @@ template <typename Terms, typename G, typename X, typename Real> struct Backward
     const X *x;
     G *grad_x; /* NULL where it is not wanted */
     bool with_second, aligned;
+    Interval<real> activation; /* the whole line where there is none */
     FinishSums<real> finish;
 
     __device__ __forceinline__ Group group(size_t g) const { return read_group(finish.encodings, g); }
+
+    __device__ __forceinline__ real activated(real given) const
+    {
+        return Terms::ACTIVATED ? detent_activate_one(given, activation) : given;
+    }
+    __device__ __forceinline__ G grad(real g, real given, const Group &affine) const
+    {
+        const real qmin = finish.encodings.grid.qmin, qmax = finish.encodings.grid.qmax;
+        const real made = Terms::grad(g, activated(given), affine.scale, affine.zero_point, qmin, qmax);
+        return Convert<real, G>::store(Terms::ACTIVATED ? detent_activation_bwd_one(made, given, activation) : made);
+    }
 
     /* One vector; only the elements of the span are taken, and stored. A whole vector asks for no span. */
     template <bool WHOLE>
@@ -78,9 +91,10 @@ template <typename Terms, typename G, typename X, typename Real> struct Backward
         Pack<G, V> grad;
 #pragma unroll
         for (int k = 0; k < (int)V; ++k) {
-            const real gk = Convert<real, G>::load(g.at[k]), xk = Convert<real, X>::load(at.at[k]);
+            const real gk = Convert<real, G>::load(g.at[k]), given = Convert<real, X>::load(at.at[k]);
+            const real xk = activated(given);
             const bool owned = WHOLE || (k >= span.low && k < span.high);
-            grad.at[k] = Convert<real, G>::store(Terms::grad(gk, xk, affine.scale, affine.zero_point, qmin, qmax));
+            grad.at[k] = this->grad(gk, given, affine);
             first[k] = owned ? Terms::first(gk, xk, affine.scale, affine.zero_point, qmin, qmax) : (real)0;
             second[k] =
                 owned && with_second ? Terms::second(gk, xk, affine.scale, affine.zero_point, qmin, qmax) : (real)0;
@@ -131,14 +145,13 @@ template <typename Terms, typename G, typename X, typename Real> struct Backward
         }
 #pragma unroll
         for (unsigned turn = 0; turn < UNROLL; ++turn) {
-            const real gk = Convert<real, G>::load(g[turn]), xk = Convert<real, X>::load(at[turn]);
+            const real gk = Convert<real, G>::load(g[turn]), given = Convert<real, X>::load(at[turn]);
+            const real xk = activated(given);
             const bool owned = turn < count;
             first[turn] = owned ? Terms::first(gk, xk, affine.scale, affine.zero_point, qmin, qmax) : (real)0;
             second[turn] =
                 owned && with_second ? Terms::second(gk, xk, affine.scale, affine.zero_point, qmin, qmax) : (real)0;
-            if (owned && grad_x != nullptr)
-                grad_x[index + turn * stride] =
-                    Convert<real, G>::store(Terms::grad(gk, xk, affine.scale, affine.zero_point, qmin, qmax));
+            if (owned && grad_x != nullptr) grad_x[index + turn * stride] = grad(gk, given, affine);
         }
         sums.join({tree_sum<UNROLL>(first), tree_sum<UNROLL>(second)});
     }
@@ -156,7 +169,8 @@ struct BackwardCall {
     detent_stream stream;
 };
 
-template <typename Terms, typename G, typename X, typename real> detent_status run_backward(const BackwardCall &call)
+template <typename Terms, typename G, typename X, typename real>
+detent_status run_backward(const BackwardCall &call, const Interval<real> &activation = {})
 {
     typedef Backward<Terms, G, X, real> Op;
     const bool aligned = is_aligned<G, Op::V>(call.grad_y) && is_aligned<X, Op::V>(call.x) &&
@@ -167,6 +181,7 @@ template <typename Terms, typename G, typename X, typename real> detent_status r
         (G *)call.grad_x,
         call.with_second,
         aligned,
+        activation,
         {encodings_of<real>(*call.encoding), (real *)call.grad_first, (real *)call.grad_second, call.gradient_scale}};
     return run_reduce(op, partition_of(call.shape), call.workspace, call.stream);
 }

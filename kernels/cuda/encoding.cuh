@@ -8,14 +8,17 @@
 namespace detent_cuda
 {
 
-template <typename real> struct GridOf;
-template <> struct GridOf<float> {
-    typedef detent_real_grid_f32 type;
+template <typename real> struct TypesOf;
+template <> struct TypesOf<float> {
+    typedef detent_real_grid_f32 grid;
+    typedef detent_interval_f32 interval;
 };
-template <> struct GridOf<double> {
-    typedef detent_real_grid_f64 type;
+template <> struct TypesOf<double> {
+    typedef detent_real_grid_f64 grid;
+    typedef detent_interval_f64 interval;
 };
-template <typename real> using Grid = typename GridOf<real>::type;
+template <typename real> using Grid = typename TypesOf<real>::grid;
+template <typename real> using Interval = typename TypesOf<real>::interval;
 
 template <typename real> Grid<real> grid_of(const detent_encoding &encoding)
 {

@@ -14,7 +14,7 @@ template <typename T, typename Real> struct FakeQuantize {
     typedef T From;
     typedef T To;
     typedef Real real;
-    enum : bool { MASKED = true };
+    enum : bool { MASKED = true, ACTIVATED = true, RANDOM = false };
     static __device__ __forceinline__ real value(real x, real scale, real zero_point, real qmin, real qmax)
     {
         return detent_fake_quantize_one(x, scale, zero_point, qmin, qmax);
@@ -26,6 +26,7 @@ template <typename T, typename Real> struct FakeQuantize {
 };
 
 struct FakeQuantizeTerms {
+    enum : bool { ACTIVATED = true };
     template <typename real>
     static __device__ __forceinline__ real grad(real g, real x, real scale, real zero_point, real qmin, real qmax)
     {
@@ -118,15 +119,24 @@ struct ForwardCall {
     const void *x;
     void *y;
     uint8_t *mask;
+    detent_dtype dtype;
     detent_shape3 shape;
     const detent_encoding *encoding;
+    const detent_activation *activation;
     detent_stream stream;
 };
+
+/* The whole line where there is no activation. */
+template <typename real> static Interval<real> interval_of(const detent_activation *activation, detent_dtype dtype)
+{
+    if (activation == nullptr) return {-(real)HUGE_VAL, (real)HUGE_VAL};
+    return {(real)detent_stored(activation->min, dtype), (real)detent_stored(activation->max, dtype)};
+}
 
 template <typename T, typename real> static detent_status forward(const ForwardCall &call)
 {
     return run_map<FakeQuantize<T, real>>(call.x, call.y, call.mask, call.shape, encodings_of<real>(*call.encoding),
-                                          call.stream);
+                                          call.stream, interval_of<real>(call.activation, call.dtype));
 }
 
 template <typename T, typename real, typename Observed>
@@ -138,22 +148,24 @@ static detent_status forward_joined(const ForwardCall &call, const void *partial
         range = to.range_f64;
     else
         range = to.range_f32;
-    const JoinedJob<Op, Observed> job = {
-        map_job<Op>(call.x, call.y, call.mask, call.shape, encodings_of<real>(*call.encoding)),
-        (const Statistics<Observed> *)partials, rows, range};
+    const JoinedJob<Op, Observed> job = {map_job<Op>(call.x, call.y, call.mask, call.shape,
+                                                     encodings_of<real>(*call.encoding),
+                                                     interval_of<real>(call.activation, call.dtype)),
+                                         (const Statistics<Observed> *)partials, rows, range};
     return launch(&map_joined<Op, Observed>, job, map_tiles(job.map.elements, VectorOf<T, T>::SIZE), call.stream);
 }
 
-template <typename T, typename real> static detent_status backward(const BackwardCall &call)
+template <typename T, typename real>
+static detent_status backward(const BackwardCall &call, const detent_activation *activation, detent_dtype dtype)
 {
-    return run_backward<FakeQuantizeTerms, T, T, real>(call);
+    return run_backward<FakeQuantizeTerms, T, T, real>(call, interval_of<real>(activation, dtype));
 }
 
 /* By arithmetic and data type, in the order of detent_dtype; float64 data always has float64 arithmetic. */
 static const struct {
     detent_status (*forward)(const ForwardCall &);
     detent_status (*forward_joined)(const ForwardCall &, const void *, size_t, const Destination &);
-    detent_status (*backward)(const BackwardCall &);
+    detent_status (*backward)(const BackwardCall &, const detent_activation *, detent_dtype);
 } functions[2][4] = {
     {{forward<float, float>, forward_joined<float, float, float>, backward<float, float>},
      {forward<F16, float>, forward_joined<F16, float, float>, backward<F16, float>},
@@ -175,13 +187,16 @@ static int by_math(detent_dtype dtype, const detent_encoding &encoding)
 using namespace detent_cuda;
 
 detent_status detent_fake_quantize_cuda(const void *x, void *y, uint8_t *mask, detent_dtype dtype, detent_shape3 shape,
-                                        const detent_encoding *encoding, detent_stream stream)
+                                        const detent_encoding *encoding, const detent_activation *activation,
+                                        detent_stream stream)
 {
     size_t elements = 0;
     detent_status status = detent_check_encoding(encoding);
+    if (status == DETENT_OK) status = detent_check_activation(activation);
     if (status == DETENT_OK) status = detent_check_values(x, y, dtype, shape, &elements);
     if (status != DETENT_OK || elements == 0) return status;
-    return functions[by_math(dtype, *encoding)][dtype].forward({x, y, mask, shape, encoding, stream});
+    return functions[by_math(dtype, *encoding)][dtype].forward(
+        {x, y, mask, dtype, shape, encoding, activation, stream});
 }
 
 detent_status detent_fake_quantize_bwd_workspace_cuda(detent_shape3 shape, size_t *bytes)
@@ -191,11 +206,13 @@ detent_status detent_fake_quantize_bwd_workspace_cuda(detent_shape3 shape, size_
 
 detent_status detent_fake_quantize_bwd_cuda(const void *grad_y, const void *x, void *grad_x, void *grad_first,
                                             void *grad_second, detent_dtype dtype, detent_shape3 shape,
-                                            const detent_encoding *encoding, double gradient_scale, void *workspace,
-                                            size_t workspace_bytes, detent_stream stream)
+                                            const detent_encoding *encoding, const detent_activation *activation,
+                                            double gradient_scale, void *workspace, size_t workspace_bytes,
+                                            detent_stream stream)
 {
     size_t elements = 0, needed = 0;
     detent_status status = detent_check_encoding(encoding);
+    if (status == DETENT_OK) status = detent_check_activation(activation);
     if (status == DETENT_OK) status = detent_check_values(grad_y, x, dtype, shape, &elements);
     if (status == DETENT_OK) status = sums_workspace(shape, &needed);
     if (status == DETENT_OK)
@@ -203,7 +220,8 @@ detent_status detent_fake_quantize_bwd_cuda(const void *grad_y, const void *x, v
     if (status != DETENT_OK) return status;
     const bool with_second = encoding->scale != nullptr ? grad_second != nullptr : !encoding->symmetric;
     return functions[by_math(dtype, *encoding)][dtype].backward(
-        {grad_y, x, grad_x, grad_first, grad_second, shape, encoding, gradient_scale, with_second, workspace, stream});
+        {grad_y, x, grad_x, grad_first, grad_second, shape, encoding, gradient_scale, with_second, workspace, stream},
+        activation, dtype);
 }
 
 detent_status detent_fake_quantize_mask_bwd_cuda(const void *grad_y, const uint8_t *mask, void *grad_x,
@@ -246,7 +264,7 @@ detent_status detent_fake_quantize_dynamic_cuda(const void *x, void *y, uint8_t 
     derived.scale = derived.zero_point = nullptr;
     derived.min = min;
     derived.max = max;
-    const ForwardCall call = {x, y, mask, shape, &derived, stream};
+    const ForwardCall call = {x, y, mask, dtype, shape, &derived, nullptr, stream};
 
     const size_t rows = partial_rows(partition_of(shape));
     const bool joined = shape.groups == 1 && rows > 1 && rows <= MOST_JOINED;

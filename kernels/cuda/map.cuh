@@ -2,7 +2,8 @@
  *
  * An operation Op names its types From, To and real, whether it can write a mask, and has
  *     static real value(real x, real scale, real zero_point, real qmin, real qmax)
- * and with a mask inside(), of the same. Where IsRandom, value() takes the element's u after x. */
+ * and with a mask inside(), of the same. x is what the job's interval makes of the element, if Op is ACTIVATED. If Op
+ * is RANDOM, value() takes the element's u after x. */
 #ifndef DETENT_CUDA_MAP_CUH
 #define DETENT_CUDA_MAP_CUH
 
@@ -14,10 +15,6 @@
 namespace detent_cuda
 {
 
-template <typename Op> struct IsRandom {
-    enum : bool { YES = false };
-};
-
 template <typename Op> struct MapJob {
     const typename Op::From *from;
     typename Op::To *to;
@@ -26,8 +23,9 @@ template <typename Op> struct MapJob {
     size_t elements;
     Locator locator;
     Encodings<typename Op::real> encodings;
+    Interval<typename Op::real> activation; /* the whole line where there is none */
     bool aligned;
-    const int64_t *random; /* seed and offset, where IsRandom */
+    const int64_t *random; /* seed and offset, if Op is RANDOM */
 };
 
 /* The u of V elements from `first`, a multiple of V. */
@@ -98,7 +96,7 @@ template <typename Op> __device__ __forceinline__ void map_elements(const MapJob
                 held.seek(job.encodings, place.group);
                 Pack<To, V> to;
                 real u[V];
-                if constexpr (IsRandom<Op>::YES) uniforms<V>(job.random, vector * V, u);
+                if constexpr (Op::RANDOM) uniforms<V>(job.random, vector * V, u);
 #pragma unroll
                 for (unsigned k = 0; k < V; ++k) {
                     if (k == place.left) {
@@ -106,17 +104,20 @@ template <typename Op> __device__ __forceinline__ void map_elements(const MapJob
                         place.left += inner;
                         held.seek(job.encodings, place.group);
                     }
-                    const real x = Convert<real, From>::load(from[turn].at[k]);
+                    const real given = Convert<real, From>::load(from[turn].at[k]);
+                    const real x = Op::ACTIVATED ? detent_activate_one(given, job.activation) : given;
                     const Affine<real> affine = held.affine;
                     real made;
-                    if constexpr (IsRandom<Op>::YES)
+                    if constexpr (Op::RANDOM)
                         made = Op::value(x, u[k], affine.scale, affine.zero_point, qmin, qmax);
                     else
                         made = Op::value(x, affine.scale, affine.zero_point, qmin, qmax);
                     to.at[k] = Convert<real, To>::store(made);
                     if constexpr (Op::MASKED)
                         if ((int)k < span.high)
-                            bits |= (unsigned)Op::inside(x, affine.scale, affine.zero_point, qmin, qmax) << k;
+                            bits |= (unsigned)(Op::inside(x, affine.scale, affine.zero_point, qmin, qmax) &
+                                               (!Op::ACTIVATED || detent_activation_passes(given, job.activation)))
+                                    << k;
                 }
                 store<To, V>(job.to, vector, span, job.aligned, to);
             }
@@ -132,7 +133,7 @@ template <typename Op> __global__ void __launch_bounds__(THREADS) map(MapJob<Op>
 
 template <typename Op>
 MapJob<Op> map_job(const void *from, void *to, uint8_t *mask, detent_shape3 shape,
-                   const Encodings<typename Op::real> &encodings)
+                   const Encodings<typename Op::real> &encodings, const Interval<typename Op::real> &activation)
 {
     typedef typename Op::From From;
     typedef typename Op::To To;
@@ -146,15 +147,17 @@ MapJob<Op> map_job(const void *from, void *to, uint8_t *mask, detent_shape3 shap
             elements,
             locator_of(shape),
             encodings,
+            activation,
             is_aligned<From, V>(from) && is_aligned<To, V>(to),
             nullptr};
 }
 
 template <typename Op>
 detent_status run_map(const void *from, void *to, uint8_t *mask, detent_shape3 shape,
-                      const Encodings<typename Op::real> &encodings, detent_stream stream)
+                      const Encodings<typename Op::real> &encodings, detent_stream stream,
+                      const Interval<typename Op::real> &activation = {})
 {
-    const MapJob<Op> job = map_job<Op>(from, to, mask, shape, encodings);
+    const MapJob<Op> job = map_job<Op>(from, to, mask, shape, encodings, activation);
     return launch(&map<Op>, job, map_tiles(job.elements, VectorOf<typename Op::From, typename Op::To>::SIZE), stream);
 }
 

@@ -11,14 +11,11 @@ template <typename T, typename Real> struct Stochastic {
     typedef T From;
     typedef T To;
     typedef Real real;
-    enum : bool { MASKED = false };
+    enum : bool { MASKED = false, ACTIVATED = false, RANDOM = true };
     static __device__ __forceinline__ real value(real x, real u, real scale, real zero_point, real qmin, real qmax)
     {
         return detent_fake_quantize_stochastic_one(x, u, scale, zero_point, qmin, qmax);
     }
-};
-template <typename T, typename real> struct IsRandom<Stochastic<T, real>> {
-    enum : bool { YES = true };
 };
 
 struct StochasticCall {
@@ -33,7 +30,7 @@ struct StochasticCall {
 template <typename T, typename real> static detent_status fake_quantize_stochastic(const StochasticCall &call)
 {
     typedef Stochastic<T, real> Op;
-    MapJob<Op> job = map_job<Op>(call.x, call.y, nullptr, call.shape, encodings_of<real>(*call.encoding));
+    MapJob<Op> job = map_job<Op>(call.x, call.y, nullptr, call.shape, encodings_of<real>(*call.encoding), {});
     job.random = call.random;
     return launch(&map<Op>, job, map_tiles(job.elements, VectorOf<T, T>::SIZE), call.stream);
 }

@@ -7,6 +7,33 @@ static DETENT_HD real DETENT_REAL(detent_clamp)(real q, real qmin, real qmax)
     return q > qmax ? qmax : q;
 }
 
+/* ReLU, ReLU6 and Hardtanh hold x to an interval (detent_clamp: NaN stays NaN) and let the gradient through strictly
+ * inside of it. */
+typedef struct DETENT_REAL_TYPE(detent_interval) {
+    real low, high;
+} DETENT_REAL_TYPE(detent_interval);
+
+static DETENT_HD real DETENT_REAL(detent_activate_one)(real x, DETENT_REAL_TYPE(detent_interval) to)
+{
+    return DETENT_REAL(detent_clamp)(x, to.low, to.high);
+}
+
+static DETENT_HD int DETENT_REAL(detent_activation_passes)(real x, DETENT_REAL_TYPE(detent_interval) to)
+{
+    return (x > to.low) & (x < to.high);
+}
+
+/* What the mask is asked for: NaN, which is on no grid, where nothing passes. */
+static DETENT_HD real DETENT_REAL(detent_activation_mask_one)(real x, DETENT_REAL_TYPE(detent_interval) to)
+{
+    return DETENT_REAL(detent_activation_passes)(x, to) ? x : (real)NAN;
+}
+
+static DETENT_HD real DETENT_REAL(detent_activation_bwd_one)(real g, real x, DETENT_REAL_TYPE(detent_interval) to)
+{
+    return DETENT_REAL(detent_activation_passes)(x, to) ? g : (real)0;
+}
+
 /* Jacob 2018, eq. 12, in the integer domain. The zero point is added after rounding. */
 static DETENT_HD real DETENT_REAL(detent_quantize_one)(real x, real scale, real zero_point, real qmin, real qmax)
 {

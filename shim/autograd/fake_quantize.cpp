@@ -7,18 +7,19 @@ namespace {
 // ------------------------------------------------------------------------------------------------
 
 using Affine = Tensor(const Tensor &, const Tensor &, const OptionalTensor &, int64_t, int64_t, OptionalInt,
-                      OptionalInts, double);
+                      OptionalInts, double, OptionalDouble, OptionalDouble);
 using AffineMask = std::tuple<Tensor, Tensor>(const Tensor &, const Tensor &, const OptionalTensor &, int64_t, int64_t,
-                                              OptionalInt, OptionalInts);
+                                              OptionalInt, OptionalInts, OptionalDouble, OptionalDouble);
 using AffineBackward = std::tuple<Tensor, Tensor, Tensor>(const Tensor &, const Tensor &, const Tensor &,
                                                           const OptionalTensor &, int64_t, int64_t, OptionalInt,
-                                                          OptionalInts, double);
+                                                          OptionalInts, double, OptionalDouble, OptionalDouble);
 
 Tensor call_affine(const Tensor &x, const Tensor &scale, const OptionalTensor &zero_point, int64_t qmin, int64_t qmax,
-                   OptionalInt axis, OptionalInts block_size, double grad_scale) {
+                   OptionalInt axis, OptionalInts block_size, double grad_scale, OptionalDouble activation_min,
+                   OptionalDouble activation_max) {
   static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("detent::fake_quantize", "").typed<Affine>();
   at::AutoDispatchBelowADInplaceOrView below;
-  return op.call(x, scale, zero_point, qmin, qmax, axis, block_size, grad_scale);
+  return op.call(x, scale, zero_point, qmin, qmax, axis, block_size, grad_scale, activation_min, activation_max);
 }
 
 // The range learns: backward needs x.
@@ -28,7 +29,7 @@ struct LearnedAffine : torch::autograd::Function<LearnedAffine> {
     ctx->save_for_backward({x, scale, zero_point.value_or(Tensor())});
     options.save(ctx);
     return call_affine(x, scale, zero_point, options.qmin, options.qmax, options.axis, options.blocks(),
-                       options.grad_scale);
+                       options.grad_scale, options.activation_min, options.activation_max);
   }
   static variable_list backward(AutogradContext *ctx, variable_list grads) {
     static const auto op =
@@ -38,7 +39,7 @@ struct LearnedAffine : torch::autograd::Function<LearnedAffine> {
     const OptionalTensor zero_point = saved[2].defined() ? OptionalTensor(saved[2]) : std::nullopt;
     auto [grad_x, grad_scale, grad_zero_point] =
         op.call(grads[0], saved[0], saved[1], zero_point, options.qmin, options.qmax, options.axis, options.blocks(),
-                options.grad_scale);
+                options.grad_scale, options.activation_min, options.activation_max);
     return {grad_x, grad_scale, zero_point.has_value() ? grad_zero_point : Tensor(), Tensor()};
   }
 };
@@ -50,7 +51,8 @@ struct FixedAffine : torch::autograd::Function<FixedAffine> {
     static const auto op =
         c10::Dispatcher::singleton().findSchemaOrThrow("detent::fake_quantize_mask", "").typed<AffineMask>();
     at::AutoDispatchBelowADInplaceOrView below;
-    auto [y, mask] = op.call(x, scale, zero_point, options.qmin, options.qmax, options.axis, options.blocks());
+    auto [y, mask] = op.call(x, scale, zero_point, options.qmin, options.qmax, options.axis, options.blocks(),
+                             options.activation_min, options.activation_max);
     save_mask(ctx, y, mask, options);
     return y;
   }
@@ -60,15 +62,18 @@ struct FixedAffine : torch::autograd::Function<FixedAffine> {
 };
 
 Tensor fake_quantize(const Tensor &x, const Tensor &scale, const OptionalTensor &zero_point, int64_t qmin, int64_t qmax,
-                     OptionalInt axis, OptionalInts block_size, double grad_scale) {
+                     OptionalInt axis, OptionalInts block_size, double grad_scale, OptionalDouble activation_min,
+                     OptionalDouble activation_max) {
   if (!any_wants_grad(x, scale, zero_point))
-    return call_affine(x, scale, zero_point, qmin, qmax, axis, block_size, grad_scale);
+    return call_affine(x, scale, zero_point, qmin, qmax, axis, block_size, grad_scale, activation_min, activation_max);
   Options options;
   options.qmin = qmin;
   options.qmax = qmax;
   options.axis = axis;
   options.block_size = copied(block_size);
   options.grad_scale = grad_scale;
+  options.activation_min = activation_min;
+  options.activation_max = activation_max;
   return any_wants_grad(scale, zero_point) ? LearnedAffine::apply(x, scale, zero_point, options)
                                            : FixedAffine::apply(x, scale, zero_point, options);
 }
@@ -77,19 +82,20 @@ Tensor fake_quantize(const Tensor &x, const Tensor &scale, const OptionalTensor 
 // ---------------------------------------------------------------------------------------------------------
 
 using Range = Tensor(const Tensor &, const Tensor &, const Tensor &, int64_t, int64_t, bool, OptionalInt, OptionalInt,
-                     OptionalInts);
+                     OptionalInts, OptionalDouble, OptionalDouble);
 using RangeMask = std::tuple<Tensor, Tensor>(const Tensor &, const Tensor &, const Tensor &, int64_t, int64_t, bool,
-                                             OptionalInt, OptionalInt, OptionalInts);
+                                             OptionalInt, OptionalInt, OptionalInts, OptionalDouble, OptionalDouble);
 using RangeBackward = std::tuple<Tensor, Tensor, Tensor>(const Tensor &, const Tensor &, const Tensor &, const Tensor &,
-                                                         int64_t, int64_t, bool, OptionalInt, OptionalInt,
-                                                         OptionalInts);
+                                                         int64_t, int64_t, bool, OptionalInt, OptionalInt, OptionalInts,
+                                                         OptionalDouble, OptionalDouble);
 
 Tensor call_range(const Tensor &x, const Tensor &min, const Tensor &max, int64_t qmin, int64_t qmax, bool symmetric,
-                  OptionalInt zero_point, OptionalInt axis, OptionalInts block_size) {
+                  OptionalInt zero_point, OptionalInt axis, OptionalInts block_size, OptionalDouble activation_min,
+                  OptionalDouble activation_max) {
   static const auto op =
       c10::Dispatcher::singleton().findSchemaOrThrow("detent::fake_quantize_range", "").typed<Range>();
   at::AutoDispatchBelowADInplaceOrView below;
-  return op.call(x, min, max, qmin, qmax, symmetric, zero_point, axis, block_size);
+  return op.call(x, min, max, qmin, qmax, symmetric, zero_point, axis, block_size, activation_min, activation_max);
 }
 
 struct LearnedRange : torch::autograd::Function<LearnedRange> {
@@ -98,7 +104,7 @@ struct LearnedRange : torch::autograd::Function<LearnedRange> {
     ctx->save_for_backward({x, min, max});
     options.save(ctx);
     return call_range(x, min, max, options.qmin, options.qmax, options.symmetric, options.zero_point, options.axis,
-                      options.blocks());
+                      options.blocks(), options.activation_min, options.activation_max);
   }
   static variable_list backward(AutogradContext *ctx, variable_list grads) {
     static const auto op = c10::Dispatcher::singleton()
@@ -106,8 +112,9 @@ struct LearnedRange : torch::autograd::Function<LearnedRange> {
                                .typed<RangeBackward>();
     const auto saved = ctx->get_saved_variables();
     const auto options = Options::of(ctx);
-    auto [grad_x, grad_min, grad_max] = op.call(grads[0], saved[0], saved[1], saved[2], options.qmin, options.qmax,
-                                                options.symmetric, options.zero_point, options.axis, options.blocks());
+    auto [grad_x, grad_min, grad_max] =
+        op.call(grads[0], saved[0], saved[1], saved[2], options.qmin, options.qmax, options.symmetric,
+                options.zero_point, options.axis, options.blocks(), options.activation_min, options.activation_max);
     return {grad_x, grad_min, grad_max, Tensor()};
   }
 };
@@ -119,7 +126,7 @@ struct FixedRange : torch::autograd::Function<FixedRange> {
         c10::Dispatcher::singleton().findSchemaOrThrow("detent::fake_quantize_range_mask", "").typed<RangeMask>();
     at::AutoDispatchBelowADInplaceOrView below;
     auto [y, mask] = op.call(x, min, max, options.qmin, options.qmax, options.symmetric, options.zero_point,
-                             options.axis, options.blocks());
+                             options.axis, options.blocks(), options.activation_min, options.activation_max);
     save_mask(ctx, y, mask, options);
     return y;
   }
@@ -141,9 +148,13 @@ Options range_options(int64_t qmin, int64_t qmax, bool symmetric, OptionalInt ze
 }
 
 Tensor fake_quantize_range(const Tensor &x, const Tensor &min, const Tensor &max, int64_t qmin, int64_t qmax,
-                           bool symmetric, OptionalInt zero_point, OptionalInt axis, OptionalInts block_size) {
-  if (!any_wants_grad(x, min, max)) return call_range(x, min, max, qmin, qmax, symmetric, zero_point, axis, block_size);
-  const auto options = range_options(qmin, qmax, symmetric, zero_point, axis, block_size);
+                           bool symmetric, OptionalInt zero_point, OptionalInt axis, OptionalInts block_size,
+                           OptionalDouble activation_min, OptionalDouble activation_max) {
+  if (!any_wants_grad(x, min, max))
+    return call_range(x, min, max, qmin, qmax, symmetric, zero_point, axis, block_size, activation_min, activation_max);
+  auto options = range_options(qmin, qmax, symmetric, zero_point, axis, block_size);
+  options.activation_min = activation_min;
+  options.activation_max = activation_max;
   return any_wants_grad(min, max) ? LearnedRange::apply(x, min, max, options) : FixedRange::apply(x, min, max, options);
 }
 

@@ -19,6 +19,7 @@ using torch::autograd::variable_list;
 using OptionalTensor = std::optional<Tensor>;
 using OptionalInt = std::optional<int64_t>;
 using OptionalInts = at::OptionalIntArrayRef;
+using OptionalDouble = std::optional<double>;
 
 // The plain arguments of an operator, kept for backward as one list of integers: every entry of a context's saved_data
 // costs a hash and an allocation.
@@ -29,6 +30,7 @@ struct Options {
   bool symmetric = false;
   OptionalInt zero_point;
   double grad_scale = 1.0;
+  OptionalDouble activation_min, activation_max;
 
   void save(AutogradContext *ctx) const {
     std::vector<int64_t> list{qmin,
@@ -39,6 +41,10 @@ struct Options {
                               zero_point.has_value(),
                               zero_point.value_or(0),
                               std::bit_cast<int64_t>(grad_scale),
+                              activation_min.has_value(),
+                              std::bit_cast<int64_t>(activation_min.value_or(0.0)),
+                              activation_max.has_value(),
+                              std::bit_cast<int64_t>(activation_max.value_or(0.0)),
                               block_size.has_value()};
     if (block_size.has_value()) list.insert(list.end(), block_size->begin(), block_size->end());
     ctx->saved_data["o"] = std::move(list);
@@ -53,7 +59,9 @@ struct Options {
     options.symmetric = list[4] != 0;
     if (list[5]) options.zero_point = list[6];
     options.grad_scale = std::bit_cast<double>(list[7]);
-    if (list[8]) options.block_size.emplace(list.begin() + 9, list.end());
+    if (list[8]) options.activation_min = std::bit_cast<double>(list[9]);
+    if (list[10]) options.activation_max = std::bit_cast<double>(list[11]);
+    if (list[12]) options.block_size.emplace(list.begin() + 13, list.end());
     return options;
   }
 

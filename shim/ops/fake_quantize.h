@@ -22,6 +22,23 @@ inline detent_encoding range_encoding(const char *op, detent_grid grid, bool sym
   return encoding;
 }
 
+// What x is held to before it is quantized: nothing where neither bound is given.
+using Bound = std::optional<double>;
+
+inline std::optional<detent_activation> checked_activation(const char *op, const Bound &min, const Bound &max) {
+  if (!min.has_value() && !max.has_value()) return std::nullopt;
+  constexpr double infinity = std::numeric_limits<double>::infinity();
+  const detent_activation activation{min.value_or(-infinity), max.value_or(infinity)};
+  if (!(activation.min < activation.max))
+    fail(op, "activation_min is ", activation.min, " and activation_max ", activation.max,
+         ", expected the first below the second.\n  A ReLU is activation_min=0 alone, a ReLU6 0 and 6.");
+  return activation;
+}
+
+inline const detent_activation *pointer_to(const std::optional<detent_activation> &activation) {
+  return activation.has_value() ? &*activation : nullptr;
+}
+
 // An encoding together with the tensors that hold its arrays.
 struct HeldEncoding {
   detent_encoding c{};
@@ -61,19 +78,21 @@ inline Tensor empty_mask(const Grouped &x) {
 }
 
 template <typename Device>
-Tensor run_forward(const char *op, const Grouped &x, detent_dtype dtype, const HeldEncoding &held, Tensor *mask) {
+Tensor run_forward(const char *op, const Grouped &x, detent_dtype dtype, const HeldEncoding &held,
+                   const std::optional<detent_activation> &activation, Tensor *mask) {
   typename Device::Scope scope(x.values());
   Tensor y = x.empty();
   throw_unless_ok(
       op, Device::fake_quantize(x.data(), y.mutable_data_ptr(),
                                 mask != nullptr ? static_cast<uint8_t *>(mask->mutable_data_ptr()) : nullptr, dtype,
-                                x.shape, &held.c, scope.queue));
+                                x.shape, &held.c, pointer_to(activation), scope.queue));
   return x.restore(y);
 }
 
 template <typename Device>
 std::tuple<Tensor, Tensor, Tensor> run_backward(const char *op, const Tensor &grad_y, const Grouped &x,
-                                                detent_dtype dtype, const HeldEncoding &held, const Tensor &first,
+                                                detent_dtype dtype, const HeldEncoding &held,
+                                                const std::optional<detent_activation> &activation, const Tensor &first,
                                                 const Tensor *second, double gradient_scale) {
   typename Device::Scope scope(x.values());
   const Tensor grad = x.arranged(op, "grad_y", grad_y);
@@ -87,7 +106,7 @@ std::tuple<Tensor, Tensor, Tensor> run_backward(const char *op, const Tensor &gr
   throw_unless_ok(op, Device::fake_quantize_bwd(
                           grad.const_data_ptr(), x.data(), grad_x.mutable_data_ptr(), grad_first.mutable_data_ptr(),
                           second != nullptr ? grad_second.mutable_data_ptr() : nullptr, dtype, x.shape, &held.c,
-                          gradient_scale, workspace.data(), workspace.bytes(), scope.queue));
+                          pointer_to(activation), gradient_scale, workspace.data(), workspace.bytes(), scope.queue));
   return {x.restore(grad_x), converted(grad_first, torch_dtype_of(first)),
           second != nullptr ? converted(grad_second, torch_dtype_of(*second)) : grad_second};
 }
@@ -97,24 +116,26 @@ std::tuple<Tensor, Tensor, Tensor> run_backward(const char *op, const Tensor &gr
 
 template <typename Device>
 Tensor fake_quantize(const Tensor &x, const Tensor &scale, const std::optional<Tensor> &zero_point, int64_t qmin,
-                     int64_t qmax, std::optional<int64_t> axis, OptionalInts block_size, double) {
+                     int64_t qmax, std::optional<int64_t> axis, OptionalInts block_size, double, Bound activation_min,
+                     Bound activation_max) {
   const char *op = "fake_quantize";
   const detent_dtype dtype = float_dtype(op, "x", x);
   const Grouped grouped(op, x, axis, block_size);
   return run_forward<Device>(op, grouped, dtype, hold_affine(op, dtype, grouped, scale, zero_point, qmin, qmax),
-                             nullptr);
+                             checked_activation(op, activation_min, activation_max), nullptr);
 }
 
 template <typename Device>
 std::tuple<Tensor, Tensor> fake_quantize_mask(const Tensor &x, const Tensor &scale,
                                               const std::optional<Tensor> &zero_point, int64_t qmin, int64_t qmax,
-                                              std::optional<int64_t> axis, OptionalInts block_size) {
+                                              std::optional<int64_t> axis, OptionalInts block_size,
+                                              Bound activation_min, Bound activation_max) {
   const char *op = "fake_quantize";
   const detent_dtype dtype = float_dtype(op, "x", x);
   const Grouped grouped(op, x, axis, block_size);
   Tensor mask = empty_mask(grouped);
-  Tensor y =
-      run_forward<Device>(op, grouped, dtype, hold_affine(op, dtype, grouped, scale, zero_point, qmin, qmax), &mask);
+  Tensor y = run_forward<Device>(op, grouped, dtype, hold_affine(op, dtype, grouped, scale, zero_point, qmin, qmax),
+                                 checked_activation(op, activation_min, activation_max), &mask);
   return {y, mask};
 }
 
@@ -122,12 +143,14 @@ template <typename Device>
 std::tuple<Tensor, Tensor, Tensor> fake_quantize_backward(const Tensor &grad_y, const Tensor &x, const Tensor &scale,
                                                           const std::optional<Tensor> &zero_point, int64_t qmin,
                                                           int64_t qmax, std::optional<int64_t> axis,
-                                                          OptionalInts block_size, double grad_scale) {
+                                                          OptionalInts block_size, double grad_scale,
+                                                          Bound activation_min, Bound activation_max) {
   const char *op = "fake_quantize_backward";
   const detent_dtype dtype = float_dtype(op, "x", x);
   const Grouped grouped(op, x, axis, block_size);
   return run_backward<Device>(op, grad_y, grouped, dtype,
-                              hold_affine(op, dtype, grouped, scale, zero_point, qmin, qmax), scale,
+                              hold_affine(op, dtype, grouped, scale, zero_point, qmin, qmax),
+                              checked_activation(op, activation_min, activation_max), scale,
                               zero_point.has_value() ? &*zero_point : nullptr, grad_scale);
 }
 
@@ -137,24 +160,27 @@ std::tuple<Tensor, Tensor, Tensor> fake_quantize_backward(const Tensor &grad_y, 
 template <typename Device>
 Tensor fake_quantize_range(const Tensor &x, const Tensor &min, const Tensor &max, int64_t qmin, int64_t qmax,
                            bool symmetric, std::optional<int64_t> zero_point, std::optional<int64_t> axis,
-                           OptionalInts block_size) {
+                           OptionalInts block_size, Bound activation_min, Bound activation_max) {
   const char *op = "fake_quantize_range";
   const detent_dtype dtype = float_dtype(op, "x", x);
   const Grouped grouped(op, x, axis, block_size);
   return run_forward<Device>(op, grouped, dtype,
-                             hold_range(op, dtype, grouped, min, max, qmin, qmax, symmetric, zero_point), nullptr);
+                             hold_range(op, dtype, grouped, min, max, qmin, qmax, symmetric, zero_point),
+                             checked_activation(op, activation_min, activation_max), nullptr);
 }
 
 template <typename Device>
 std::tuple<Tensor, Tensor> fake_quantize_range_mask(const Tensor &x, const Tensor &min, const Tensor &max, int64_t qmin,
                                                     int64_t qmax, bool symmetric, std::optional<int64_t> zero_point,
-                                                    std::optional<int64_t> axis, OptionalInts block_size) {
+                                                    std::optional<int64_t> axis, OptionalInts block_size,
+                                                    Bound activation_min, Bound activation_max) {
   const char *op = "fake_quantize_range";
   const detent_dtype dtype = float_dtype(op, "x", x);
   const Grouped grouped(op, x, axis, block_size);
   Tensor mask = empty_mask(grouped);
   Tensor y = run_forward<Device>(op, grouped, dtype,
-                                 hold_range(op, dtype, grouped, min, max, qmin, qmax, symmetric, zero_point), &mask);
+                                 hold_range(op, dtype, grouped, min, max, qmin, qmax, symmetric, zero_point),
+                                 checked_activation(op, activation_min, activation_max), &mask);
   return {y, mask};
 }
 
@@ -163,13 +189,14 @@ std::tuple<Tensor, Tensor, Tensor> fake_quantize_range_backward(const Tensor &gr
                                                                 const Tensor &min, const Tensor &max, int64_t qmin,
                                                                 int64_t qmax, bool symmetric,
                                                                 std::optional<int64_t> zero_point,
-                                                                std::optional<int64_t> axis, OptionalInts block_size) {
+                                                                std::optional<int64_t> axis, OptionalInts block_size,
+                                                                Bound activation_min, Bound activation_max) {
   const char *op = "fake_quantize_range_backward";
   const detent_dtype dtype = float_dtype(op, "x", x);
   const Grouped grouped(op, x, axis, block_size);
   return run_backward<Device>(op, grad_y, grouped, dtype,
-                              hold_range(op, dtype, grouped, min, max, qmin, qmax, symmetric, zero_point), min, &max,
-                              1.0);
+                              hold_range(op, dtype, grouped, min, max, qmin, qmax, symmetric, zero_point),
+                              checked_activation(op, activation_min, activation_max), min, &max, 1.0);
 }
 
 // --- a range derived from the tensor

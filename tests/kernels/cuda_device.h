@@ -129,18 +129,20 @@ class Cuda : public ::testing::Test
     }
     void wait() const { EXPECT_CUDA(cudaStreamSynchronize(stream)); }
 
-    void expect_forward_equals_the_cpu(const Problem &p, size_t shift)
+    void expect_forward_equals_the_cpu(const Problem &p, size_t shift, const detent_activation *activation = nullptr)
     {
         Array y(p.dtype, p.size()), mask(DETENT_U8, mask_bytes(p));
-        ASSERT_EQ(detent_fake_quantize_cpu(p.x.data(), y.data(), mask.u8(), p.dtype, p.shape, &p.encoding, nullptr),
+        ASSERT_EQ(detent_fake_quantize_cpu(p.x.data(), y.data(), mask.u8(), p.dtype, p.shape, &p.encoding, activation,
+                                           nullptr),
                   DETENT_OK);
         const DeviceProblem d(p, shift);
         const OnDevice y_there(p.dtype, p.size(), shift), mask_there(DETENT_U8, mask_bytes(p)),
             plain(p.dtype, p.size(), shift);
         ASSERT_EQ(detent_fake_quantize_cuda(d.x.data(), y_there.data(), mask_there.u8(), p.dtype, p.shape, &d.encoding,
-                                            stream),
+                                            activation, stream),
                   DETENT_OK);
-        ASSERT_EQ(detent_fake_quantize_cuda(d.x.data(), plain.data(), nullptr, p.dtype, p.shape, &d.encoding, stream),
+        ASSERT_EQ(detent_fake_quantize_cuda(d.x.data(), plain.data(), nullptr, p.dtype, p.shape, &d.encoding,
+                                            activation, stream),
                   DETENT_OK);
         wait();
         expect_same_values(y_there.back("y"), y, p.describe() + ", y");
@@ -148,7 +150,7 @@ class Cuda : public ::testing::Test
         expect_same_bits(mask_there.back("mask"), mask, p.describe() + ", mask");
     }
 
-    Backward backward(const Problem &p, size_t shift = 0)
+    Backward backward(const Problem &p, size_t shift = 0, const detent_activation *activation = nullptr)
     {
         const DeviceProblem d(p, shift);
         const OnDevice grad_x(p.dtype, p.size(), shift), first(p.real, p.shape.groups), second(p.real, p.shape.groups);
@@ -156,7 +158,8 @@ class Cuda : public ::testing::Test
         EXPECT_EQ(detent_fake_quantize_bwd_workspace_cuda(p.shape, &bytes), DETENT_OK);
         const OnDevice workspace(DETENT_U8, bytes);
         EXPECT_EQ(detent_fake_quantize_bwd_cuda(d.grad_y.data(), d.x.data(), grad_x.data(), first.data(), second.data(),
-                                                p.dtype, p.shape, &d.encoding, 1.0, workspace.data(), bytes, stream),
+                                                p.dtype, p.shape, &d.encoding, activation, 1.0, workspace.data(), bytes,
+                                                stream),
                   DETENT_OK);
         wait();
         workspace.back("workspace");

@@ -58,12 +58,12 @@ struct Backward {
 };
 
 inline Backward fake_quantize_backward(const Problem &p, detent_parallel_for parallel = nullptr,
-                                       double gradient_scale = 1.0)
+                                       double gradient_scale = 1.0, const detent_activation *activation = nullptr)
 {
     Backward out{Array(p.dtype, p.size()), Array(p.real, p.shape.groups), Array(p.real, p.shape.groups)};
     Array workspace(DETENT_U8, backward_workspace(p.shape));
     EXPECT_EQ(detent_fake_quantize_bwd_cpu(p.grad_y.data(), p.x.data(), out.grad_x.data(), out.first.data(),
-                                           out.second.data(), p.dtype, p.shape, &p.encoding, gradient_scale,
+                                           out.second.data(), p.dtype, p.shape, &p.encoding, activation, gradient_scale,
                                            workspace.data(), workspace.size(), parallel),
               DETENT_OK);
     EXPECT_INTACT(out.grad_x);
@@ -71,6 +71,31 @@ inline Backward fake_quantize_backward(const Problem &p, detent_parallel_for par
     EXPECT_INTACT(out.second);
     EXPECT_INTACT(workspace);
     return out;
+}
+
+constexpr detent_activation activations[] = {{0.0, infinity}, {0.0, 6.0}, {-0.7, 1.3}, {-infinity, 0.0}};
+
+inline std::string describe(const Problem &p, const detent_activation &activation)
+{
+    return p.describe() + ", activation " + std::to_string(activation.min) + " .. " + std::to_string(activation.max);
+}
+
+// What the first of two passes would leave, and where it has a slope.
+struct Held {
+    Problem problem;
+    std::vector<bool> passes;
+};
+
+inline Held held_to(const Problem &p, const detent_activation &activation)
+{
+    const Array bounds = array_of(p.dtype, {activation.min, activation.max});
+    Held held{p, {}};
+    for (size_t i = 0; i < p.size(); ++i) {
+        const double x = p.x[i];
+        held.problem.x.set(i, x < bounds[0] ? bounds[0] : x > bounds[1] ? bounds[1] : x);
+        held.passes.push_back(bounds[0] < x && x < bounds[1]);
+    }
+    return held;
 }
 
 inline void expect_sums(const Array &got, const std::vector<Sum> &want, detent_dtype real, const std::string &what)

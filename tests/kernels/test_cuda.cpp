@@ -76,7 +76,7 @@ TEST_F(Cuda, gradient_scale_multiplies_both_sums_and_grad_x_may_be_absent)
     ASSERT_EQ(detent_fake_quantize_bwd_workspace_cuda(p.shape, &bytes), DETENT_OK);
     const OnDevice workspace(DETENT_U8, bytes);
     ASSERT_EQ(detent_fake_quantize_bwd_cuda(d.grad_y.data(), d.x.data(), nullptr, first.data(), second.data(), p.dtype,
-                                            p.shape, &d.encoding, 0.25, workspace.data(), bytes, stream),
+                                            p.shape, &d.encoding, nullptr, 0.25, workspace.data(), bytes, stream),
               DETENT_OK);
     wait();
     const Backward whole = backward(p);
@@ -87,12 +87,29 @@ TEST_F(Cuda, gradient_scale_multiplies_both_sums_and_grad_x_may_be_absent)
     }
 }
 
+TEST_F(Cuda, an_activation_in_the_same_pass_has_the_bits_of_two_passes)
+{
+    const auto check = [&](const Problem &p) {
+        for (const detent_activation &activation : activations) {
+            expect_forward_equals_the_cpu(p, 0, &activation);
+            const Held held = held_to(p, activation);
+            Backward two = backward(held.problem);
+            for (size_t i = 0; i < p.size(); ++i)
+                if (!held.passes[i]) two.grad_x.set(i, 0.0);
+            expect_same_bits(backward(p, 0, &activation), two, describe(p, activation));
+        }
+    };
+    for_each_problem(Specials::infinities, true, check);
+    for (const Problem &p : large_problems(Specials::none)) check(p);
+}
+
 TEST_F(Cuda, mask_backward_selects_bits)
 {
     for_each_problem(Specials::all, true, [&](const Problem &p) {
         Array y(p.dtype, p.size()), mask(DETENT_U8, mask_bytes(p)), grad_x(p.dtype, p.size());
-        ASSERT_EQ(detent_fake_quantize_cpu(p.x.data(), y.data(), mask.u8(), p.dtype, p.shape, &p.encoding, nullptr),
-                  DETENT_OK);
+        ASSERT_EQ(
+            detent_fake_quantize_cpu(p.x.data(), y.data(), mask.u8(), p.dtype, p.shape, &p.encoding, nullptr, nullptr),
+            DETENT_OK);
         // x holds infinities and NaN, which must pass or vanish as they are.
         ASSERT_EQ(detent_fake_quantize_mask_bwd_cpu(p.x.data(), mask.u8(), grad_x.data(), p.dtype, p.size(), nullptr),
                   DETENT_OK);

@@ -249,14 +249,16 @@ TEST_F(Cuda, forward_dynamic_and_backward_capture_in_a_graph)
     cudaGraph_t graph = nullptr;
     cudaGraphExec_t run = nullptr;
     EXPECT_CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
-    EXPECT_EQ(detent_fake_quantize_cuda(d.x.data(), y.data(), mask.u8(), p.dtype, p.shape, &d.encoding, stream),
-              DETENT_OK);
+    EXPECT_EQ(
+        detent_fake_quantize_cuda(d.x.data(), y.data(), mask.u8(), p.dtype, p.shape, &d.encoding, nullptr, stream),
+        DETENT_OK);
     EXPECT_EQ(detent_fake_quantize_dynamic_cuda(d.x.data(), y_dynamic.data(), nullptr, min.data(), max.data(), p.dtype,
                                                 p.shape, nullptr, 0, &rules, dynamic_workspace.data(), dynamic_bytes,
                                                 stream),
               DETENT_OK);
     EXPECT_EQ(detent_fake_quantize_bwd_cuda(d.grad_y.data(), d.x.data(), grad_x.data(), first.data(), second.data(),
-                                            p.dtype, p.shape, &d.encoding, 1.0, workspace.data(), bytes, stream),
+                                            p.dtype, p.shape, &d.encoding, nullptr, 1.0, workspace.data(), bytes,
+                                            stream),
               DETENT_OK);
     EXPECT_CUDA(cudaStreamEndCapture(stream, &graph));
     size_t nodes = 0;
@@ -269,8 +271,9 @@ TEST_F(Cuda, forward_dynamic_and_backward_capture_in_a_graph)
     EXPECT_CUDA(cudaGraphDestroy(graph));
 
     Array want(p.dtype, p.size());
-    ASSERT_EQ(detent_fake_quantize_cpu(p.x.data(), want.data(), nullptr, p.dtype, p.shape, &p.encoding, nullptr),
-              DETENT_OK);
+    ASSERT_EQ(
+        detent_fake_quantize_cpu(p.x.data(), want.data(), nullptr, p.dtype, p.shape, &p.encoding, nullptr, nullptr),
+        DETENT_OK);
     expect_same_bits(y.back("y"), want, "replayed y");
     expect_same_bits({grad_x.back("grad_x"), first.back("first sum"), second.back("second sum")}, backward(p),
                      "replayed");
@@ -281,14 +284,16 @@ TEST(CudaDoor, bad_calls_queue_nothing_and_say_why)
     const Array scale = array_of(DETENT_F32, {0.5});
     Array x(DETENT_F32, 4), sums(DETENT_F32, 1);
     detent_encoding encoding = encoding_on({-8, 7}, true);
-    EXPECT_EQ(detent_fake_quantize_cuda(x.data(), x.data(), nullptr, DETENT_F32, {1, 1, 4}, &encoding, nullptr),
-              DETENT_BAD_ARGUMENT);
+    EXPECT_EQ(
+        detent_fake_quantize_cuda(x.data(), x.data(), nullptr, DETENT_F32, {1, 1, 4}, &encoding, nullptr, nullptr),
+        DETENT_BAD_ARGUMENT);
     encoding.scale = scale.data();
-    EXPECT_EQ(detent_fake_quantize_cuda(nullptr, x.data(), nullptr, DETENT_F32, {1, 1, 4}, &encoding, nullptr),
+    EXPECT_EQ(detent_fake_quantize_cuda(nullptr, x.data(), nullptr, DETENT_F32, {1, 1, 4}, &encoding, nullptr, nullptr),
               DETENT_BAD_ARGUMENT);
-    EXPECT_EQ(detent_fake_quantize_cuda(x.data(), x.data(), nullptr, DETENT_I8, {1, 1, 4}, &encoding, nullptr),
+    EXPECT_EQ(detent_fake_quantize_cuda(x.data(), x.data(), nullptr, DETENT_I8, {1, 1, 4}, &encoding, nullptr, nullptr),
               DETENT_BAD_DTYPE);
-    EXPECT_EQ(detent_fake_quantize_cuda(x.data(), x.data(), nullptr, DETENT_F32, {SIZE_MAX, 2, 4}, &encoding, nullptr),
+    EXPECT_EQ(detent_fake_quantize_cuda(x.data(), x.data(), nullptr, DETENT_F32, {SIZE_MAX, 2, 4}, &encoding, nullptr,
+                                        nullptr),
               DETENT_BAD_SHAPE);
     EXPECT_EQ(detent_quantize_cuda(x.data(), x.data(), DETENT_F32, DETENT_U8, {1, 1, 4}, &encoding, nullptr),
               DETENT_BAD_GRID);
@@ -298,14 +303,15 @@ TEST(CudaDoor, bad_calls_queue_nothing_and_say_why)
     ASSERT_EQ(detent_fake_quantize_bwd_workspace_cuda({1, 1, 100000}, &bytes), DETENT_OK);
     EXPECT_GT(bytes, 0u);
     EXPECT_EQ(detent_fake_quantize_bwd_cuda(x.data(), x.data(), nullptr, sums.data(), nullptr, DETENT_F32,
-                                            {1, 1, 100000}, &encoding, 1.0, x.data(), bytes - 1, nullptr),
+                                            {1, 1, 100000}, &encoding, nullptr, 1.0, x.data(), bytes - 1, nullptr),
               DETENT_WORKSPACE_SMALL);
     EXPECT_EQ(detent_observe_min_max_cuda(x.data(), sums.data(), sums.data(), (int64_t *)x.data(), DETENT_F32,
                                           {1, 1, 4}, 7, 0, nullptr, 0, nullptr),
               DETENT_BAD_ARGUMENT);
     encoding.grid = {7, 7};
-    EXPECT_EQ(detent_fake_quantize_cuda(x.data(), x.data(), nullptr, DETENT_F32, {1, 1, 4}, &encoding, nullptr),
-              DETENT_BAD_GRID);
+    EXPECT_EQ(
+        detent_fake_quantize_cuda(x.data(), x.data(), nullptr, DETENT_F32, {1, 1, 4}, &encoding, nullptr, nullptr),
+        DETENT_BAD_GRID);
     EXPECT_EQ(detent_encode_min_max_cuda(x.data(), x.data(), x.data(), x.data(), DETENT_F32, 1, &encoding, nullptr),
               DETENT_BAD_GRID);
     EXPECT_TRUE(x.untouched() && sums.untouched());

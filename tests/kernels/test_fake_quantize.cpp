@@ -16,9 +16,9 @@ struct Forward {
 Forward forward(const Problem &p, detent_parallel_for parallel = nullptr)
 {
     Forward out{Array(p.dtype, p.size()), Array(DETENT_U8, (p.size() + 7) / 8)};
-    EXPECT_EQ(
-        detent_fake_quantize_cpu(p.x.data(), out.y.data(), out.mask.u8(), p.dtype, p.shape, &p.encoding, parallel),
-        DETENT_OK);
+    EXPECT_EQ(detent_fake_quantize_cpu(p.x.data(), out.y.data(), out.mask.u8(), p.dtype, p.shape, &p.encoding, nullptr,
+                                       parallel),
+              DETENT_OK);
     EXPECT_INTACT(out.y);
     EXPECT_INTACT(out.mask);
     return out;
@@ -65,8 +65,9 @@ std::vector<double> fake_quantized(const std::vector<double> &x, detent_dtype dt
     const Array in = array_of(dtype, x), scales = array_of(real, {scale}), zero_points = array_of(real, {zero_point});
     Array y(dtype, x.size());
     const detent_encoding encoding = affine_encoding(grid, scales, &zero_points);
-    EXPECT_EQ(detent_fake_quantize_cpu(in.data(), y.data(), nullptr, dtype, {1, 1, x.size()}, &encoding, nullptr),
-              DETENT_OK);
+    EXPECT_EQ(
+        detent_fake_quantize_cpu(in.data(), y.data(), nullptr, dtype, {1, 1, x.size()}, &encoding, nullptr, nullptr),
+        DETENT_OK);
     std::vector<double> out;
     for (size_t i = 0; i < y.size(); ++i) out.push_back(y[i]);
     return out;
@@ -95,7 +96,8 @@ TEST(FakeQuantize, golden_vector_of_an_asymmetric_grid)
         for (const detent_encoding &encoding :
              {range_encoding({0, 15}, false, min, max), affine_encoding({0, 15}, scale, &zero_point)}) {
             Array out(dtype, 10), mask(DETENT_U8, 2);
-            ASSERT_EQ(detent_fake_quantize_cpu(in.data(), out.data(), mask.u8(), dtype, {1, 1, 10}, &encoding, nullptr),
+            ASSERT_EQ(detent_fake_quantize_cpu(in.data(), out.data(), mask.u8(), dtype, {1, 1, 10}, &encoding, nullptr,
+                                               nullptr),
                       DETENT_OK);
             for (size_t i = 0; i < 10; ++i)
                 EXPECT_TRUE(std::fabs(out[i] - y[i]) <= 2e-7) << i << ": " << out[i] << ", expected " << y[i];
@@ -116,7 +118,8 @@ TEST(FakeQuantize, golden_vector_of_a_symmetric_grid)
         for (const detent_encoding &encoding :
              {range_encoding({-8, 7}, true, min, max), affine_encoding({-8, 7}, scale, nullptr)}) {
             Array out(dtype, 10), mask(DETENT_U8, 2);
-            ASSERT_EQ(detent_fake_quantize_cpu(in.data(), out.data(), mask.u8(), dtype, {1, 1, 10}, &encoding, nullptr),
+            ASSERT_EQ(detent_fake_quantize_cpu(in.data(), out.data(), mask.u8(), dtype, {1, 1, 10}, &encoding, nullptr,
+                                               nullptr),
                       DETENT_OK);
             for (size_t i = 0; i < 10; ++i) EXPECT_EQ(out[i], y[i]) << name_of(dtype) << ", index " << i;
             EXPECT_EQ(mask.u8()[0], 0xfc);
@@ -181,7 +184,8 @@ TEST(FakeQuantize, bit_i_of_the_mask_is_element_i)
                 for (size_t i = 0; i < n; ++i) x.set(i, i == inside ? 1 : 100);
                 const Array scale = array_of(detent_math_dtype(dtype, {-8, 7}), {1});
                 const detent_encoding encoding = affine_encoding({-8, 7}, scale, nullptr);
-                ASSERT_EQ(detent_fake_quantize_cpu(x.data(), y.data(), mask.u8(), dtype, {1, 1, n}, &encoding, nullptr),
+                ASSERT_EQ(detent_fake_quantize_cpu(x.data(), y.data(), mask.u8(), dtype, {1, 1, n}, &encoding, nullptr,
+                                                   nullptr),
                           DETENT_OK);
                 for (size_t byte = 0; byte < mask.size(); ++byte)
                     ASSERT_EQ(mask.u8()[byte], byte == inside / 8 ? 1 << inside % 8 : 0)
@@ -193,8 +197,9 @@ TEST(FakeQuantize, y_does_not_depend_on_the_mask_being_asked_for)
 {
     for_each_grid({3, 5, 33}, Specials::all, true, [](const Problem &p) {
         Array y(p.dtype, p.size());
-        ASSERT_EQ(detent_fake_quantize_cpu(p.x.data(), y.data(), nullptr, p.dtype, p.shape, &p.encoding, nullptr),
-                  DETENT_OK);
+        ASSERT_EQ(
+            detent_fake_quantize_cpu(p.x.data(), y.data(), nullptr, p.dtype, p.shape, &p.encoding, nullptr, nullptr),
+            DETENT_OK);
         expect_same_bits(y, forward(p).y, p.describe());
     });
 }
@@ -236,10 +241,12 @@ TEST(FakeQuantize, a_range_gives_what_its_scale_and_zero_point_give)
             const detent_encoding affine = affine_encoding(on.grid, scale, &zero_point);
             Array of_range(dtype, x.size()), of_affine(dtype, x.size());
             const detent_shape3 shape = {1, groups, 50};
-            ASSERT_EQ(detent_fake_quantize_cpu(x.data(), of_range.data(), nullptr, dtype, shape, &range, nullptr),
-                      DETENT_OK);
-            ASSERT_EQ(detent_fake_quantize_cpu(x.data(), of_affine.data(), nullptr, dtype, shape, &affine, nullptr),
-                      DETENT_OK);
+            ASSERT_EQ(
+                detent_fake_quantize_cpu(x.data(), of_range.data(), nullptr, dtype, shape, &range, nullptr, nullptr),
+                DETENT_OK);
+            ASSERT_EQ(
+                detent_fake_quantize_cpu(x.data(), of_affine.data(), nullptr, dtype, shape, &affine, nullptr, nullptr),
+                DETENT_OK);
             expect_same_bits(of_range, of_affine, name_of(dtype));
         }
 }
@@ -252,12 +259,12 @@ TEST(FakeQuantize, bad_calls_are_named_and_write_nothing)
     const detent_encoding good = affine_encoding({-8, 7}, scale, &zero_point);
     const auto status = [&](const detent_encoding *encoding, detent_dtype dtype = DETENT_F32,
                             detent_shape3 shape = {1, 1, 8}) {
-        return detent_fake_quantize_cpu(x.data(), y.data(), mask.u8(), dtype, shape, encoding, nullptr);
+        return detent_fake_quantize_cpu(x.data(), y.data(), mask.u8(), dtype, shape, encoding, nullptr, nullptr);
     };
     EXPECT_EQ(status(nullptr), DETENT_BAD_ARGUMENT);
-    EXPECT_EQ(detent_fake_quantize_cpu(nullptr, y.data(), nullptr, DETENT_F32, {1, 1, 8}, &good, nullptr),
+    EXPECT_EQ(detent_fake_quantize_cpu(nullptr, y.data(), nullptr, DETENT_F32, {1, 1, 8}, &good, nullptr, nullptr),
               DETENT_BAD_ARGUMENT);
-    EXPECT_EQ(detent_fake_quantize_cpu(x.data(), nullptr, nullptr, DETENT_F32, {1, 1, 8}, &good, nullptr),
+    EXPECT_EQ(detent_fake_quantize_cpu(x.data(), nullptr, nullptr, DETENT_F32, {1, 1, 8}, &good, nullptr, nullptr),
               DETENT_BAD_ARGUMENT);
 
     detent_encoding both = good, neither = encoding_on({-8, 7}, true), half = neither, mixed = neither;
@@ -287,6 +294,6 @@ TEST(FakeQuantize, an_empty_tensor_needs_no_pointers)
     const Array scale = array_of(DETENT_F32, {1});
     const detent_encoding encoding = affine_encoding({-8, 7}, scale, nullptr);
     for (const detent_shape3 shape : {detent_shape3{0, 1, 5}, detent_shape3{5, 0, 5}, detent_shape3{5, 1, 0}})
-        EXPECT_EQ(detent_fake_quantize_cpu(nullptr, nullptr, nullptr, DETENT_F32, shape, &encoding, nullptr),
+        EXPECT_EQ(detent_fake_quantize_cpu(nullptr, nullptr, nullptr, DETENT_F32, shape, &encoding, nullptr, nullptr),
                   DETENT_OK);
 }

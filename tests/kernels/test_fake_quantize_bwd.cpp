@@ -34,8 +34,8 @@ Gradients gradients(const std::vector<double> &g, const std::vector<double> &x, 
     Array grad_x(dtype, x.size()), first(dtype, 1), second(dtype, 1);
     Array workspace(DETENT_U8, backward_workspace({1, 1, x.size()}));
     EXPECT_EQ(detent_fake_quantize_bwd_cpu(grad_y.data(), in.data(), grad_x.data(), first.data(), second.data(), dtype,
-                                           {1, 1, x.size()}, &encoding, 1.0, workspace.data(), workspace.size(),
-                                           nullptr),
+                                           {1, 1, x.size()}, &encoding, nullptr, 1.0, workspace.data(),
+                                           workspace.size(), nullptr),
               DETENT_OK);
     Gradients out{first[0], second[0], {}};
     for (size_t i = 0; i < x.size(); ++i) out.x.push_back(grad_x[i]);
@@ -157,10 +157,11 @@ TEST(FakeQuantizeBackward, collapsed_ranges_keep_a_finite_scale_and_a_gradient)
                 ASSERT_EQ(detent_encode_affine_cpu(min.data(), max.data(), scale.data(), zero_point.data(), real, 1,
                                                    &encoding),
                           DETENT_OK);
-                ASSERT_EQ(detent_fake_quantize_cpu(in.data(), y.data(), nullptr, dtype, {1, 1, 6}, &encoding, nullptr),
+                ASSERT_EQ(detent_fake_quantize_cpu(in.data(), y.data(), nullptr, dtype, {1, 1, 6}, &encoding, nullptr,
+                                                   nullptr),
                           DETENT_OK);
                 ASSERT_EQ(detent_fake_quantize_bwd_cpu(up.data(), in.data(), grad_x.data(), first.data(), second.data(),
-                                                       dtype, {1, 1, 6}, &encoding, 1.0, workspace.data(),
+                                                       dtype, {1, 1, 6}, &encoding, nullptr, 1.0, workspace.data(),
                                                        workspace.size(), nullptr),
                           DETENT_OK);
                 EXPECT_TRUE(scale[0] > 0 && std::isfinite(scale[0]));
@@ -236,7 +237,8 @@ TEST(FakeQuantizeBackward, outputs_that_may_be_null_change_nothing_else)
         const Backward all = fake_quantize_backward(p);
         Array first(p.real, 4), workspace(DETENT_U8, backward_workspace(shape));
         ASSERT_EQ(detent_fake_quantize_bwd_cpu(p.grad_y.data(), p.x.data(), nullptr, first.data(), nullptr, p.dtype,
-                                               shape, &p.encoding, 1.0, workspace.data(), workspace.size(), nullptr),
+                                               shape, &p.encoding, nullptr, 1.0, workspace.data(), workspace.size(),
+                                               nullptr),
                   DETENT_OK);
         expect_same_bits(first, all.first, p.describe());
     }
@@ -285,7 +287,7 @@ TEST(FakeQuantizeBackward, an_empty_tensor_writes_zero_sums)
                     EXPECT_TRUE(out.first[g] == 0 && out.second[g] == 0) << p.describe();
                 Array first(p.real, shape.groups), second(p.real, shape.groups);
                 EXPECT_EQ(detent_fake_quantize_bwd_cpu(nullptr, nullptr, nullptr, first.data(), second.data(), dtype,
-                                                       shape, &p.encoding, 1.0, nullptr, 0, nullptr),
+                                                       shape, &p.encoding, nullptr, 1.0, nullptr, 0, nullptr),
                           DETENT_OK);
             }
 }
@@ -298,8 +300,8 @@ TEST(FakeQuantizeBackward, bad_calls_are_named_and_write_nothing)
     Array grad_x(DETENT_F32, p.size()), first(DETENT_F32, 3), second(DETENT_F32, 3), workspace(DETENT_U8, bytes);
     const auto call = [&](const void *g, const void *x, void *ds, void *dzp, detent_dtype dtype, detent_shape3 shape,
                           const detent_encoding *encoding, void *room, size_t size) {
-        return detent_fake_quantize_bwd_cpu(g, x, grad_x.data(), ds, dzp, dtype, shape, encoding, 1.0, room, size,
-                                            nullptr);
+        return detent_fake_quantize_bwd_cpu(g, x, grad_x.data(), ds, dzp, dtype, shape, encoding, nullptr, 1.0, room,
+                                            size, nullptr);
     };
     const void *g = p.grad_y.data(), *x = p.x.data();
     void *ds = first.data(), *dzp = second.data(), *room = workspace.data();

@@ -61,8 +61,9 @@ Dynamic in_three_calls(const Problem &p, const Array *clip)
                                         groups, &rules),
               DETENT_OK);
     const detent_encoding range = range_encoding(p.encoding.grid, p.encoding.symmetric, out.min, out.max);
-    EXPECT_EQ(detent_fake_quantize_cpu(p.x.data(), out.y.data(), out.mask.u8(), p.dtype, p.shape, &range, nullptr),
-              DETENT_OK);
+    EXPECT_EQ(
+        detent_fake_quantize_cpu(p.x.data(), out.y.data(), out.mask.u8(), p.dtype, p.shape, &range, nullptr, nullptr),
+        DETENT_OK);
     return out;
 }
 

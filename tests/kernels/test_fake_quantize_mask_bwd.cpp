@@ -21,8 +21,9 @@ TEST(FakeQuantizeMaskBackward, equals_the_backward_that_reads_x)
 {
     for_each_problem(Specials::all, true, [](const Problem &p) {
         Array y(p.dtype, p.size()), mask(DETENT_U8, (p.size() + 7) / 8);
-        ASSERT_EQ(detent_fake_quantize_cpu(p.x.data(), y.data(), mask.u8(), p.dtype, p.shape, &p.encoding, nullptr),
-                  DETENT_OK);
+        ASSERT_EQ(
+            detent_fake_quantize_cpu(p.x.data(), y.data(), mask.u8(), p.dtype, p.shape, &p.encoding, nullptr, nullptr),
+            DETENT_OK);
         expect_same_bits(masked(p.grad_y, mask), fake_quantize_backward(p).grad_x, p.describe());
     });
 }

@@ -78,8 +78,9 @@ void expect_codes(const Problem &p)
 void expect_round_trip(const Problem &p)
 {
     Array expected(p.dtype, p.size());
-    ASSERT_EQ(detent_fake_quantize_cpu(p.x.data(), expected.data(), nullptr, p.dtype, p.shape, &p.encoding, nullptr),
-              DETENT_OK);
+    ASSERT_EQ(
+        detent_fake_quantize_cpu(p.x.data(), expected.data(), nullptr, p.dtype, p.shape, &p.encoding, nullptr, nullptr),
+        DETENT_OK);
     for (const detent_dtype q_dtype : code_types(p)) {
         const detent_dtype real = detent_dequantize_math_dtype(q_dtype, p.dtype);
         const bool same_encoding = std::all_of(p.affine.begin(), p.affine.end(), [&](const oracle::Affine &a) {

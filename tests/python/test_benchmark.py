@@ -59,6 +59,9 @@ def test_environment_says_what_ran(report):
         ("learned forward + backward", ["detent fake_quantize", "detent fake_quantize_range", "aten learnable"]),
         ("fixed backward alone", ["detent fake_quantize", "aten fixed"]),
         ("fixed forward + backward", ["detent fake_quantize", "aten fixed"]),
+        ("ReLU, forward", ["detent fake_quantize, one pass", "detent fake_quantize_range, two passes"]),
+        ("ReLU, learned forward + backward", ["detent fake_quantize, one pass", "detent fake_quantize, two passes"]),
+        ("ReLU, fixed forward + backward", ["detent fake_quantize_range, one pass"]),
         ("quantize to int8", ["detent quantize"]),
         ("dequantize from int8", ["detent dequantize"]),
         ("observe_min_max", ["detent observe_min_max"]),
@@ -107,3 +110,21 @@ def test_goals_are_printed_and_never_fail_the_run(report):
 
 def test_json_holds_no_folder_of_this_machine(report):
     assert str(RUN.parents[1]) not in json.dumps(report[0])
+
+
+def test_a_training_step_is_measured(tmp_path):
+    options = ["--quick", "--models", "encoder", "--how", "eager", "captured", "--threads", "1"]
+    command = [sys.executable, str(RUN.parent / "step.py"), *options, "--device", "cpu", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    (path,) = tmp_path.glob("step_cpu_*.json")
+    written = json.loads(path.read_text())
+    assert written["quantizers"]["encoder"]["quantizers"] == 18
+    assert written["quantizers"]["encoder"]["products"] == 8 and not written["quantizers"]["encoder"]["off_grid"]
+    assert written["missing"] == {"encoder, captured": "CUDA graphs need --device cuda, this is cpu"}
+    (group,) = written["groups"]
+    ways = ["fixed", "learned", "LSQ"]
+    assert set(group["contenders"]) == {"unit", *ways, *(f"{way}, compressed" for way in ways)}
+    for way in ways:
+        assert 0 < group["saved_ratio"][f"{way}, compressed"] < group["saved_ratio"][way]
+        assert f"| encoder, eager | {way} |" in done.stdout

@@ -152,6 +152,41 @@ def test_names_of_properties():
     assert quantizer.symmetric and quantizer.observer is None
 
 
+def test_float_encodings_are_maxval_and_bits():
+    observer = Q.encoding_analyzer.MinMaxEncodingAnalyzer((4, 1))
+    quantizer = Q.float.FloatQuantizeDequantize(4, 3, finite=True, encoding_analyzer=observer)
+    assert quantizer.get_encodings() is None and quantizer.get_legacy_encodings() is None
+    x = torch.randn(4, 9)
+    with quantizer.compute_encodings():
+        quantizer(x)
+    encoding = quantizer.get_encodings()
+    assert torch.equal(encoding.maxval, x.abs().amax(1, keepdim=True))
+    assert (encoding.mapping, encoding.bitwidth, encoding.exponent_bits, encoding.mantissa_bits) == ("float", 8, 4, 3)
+    assert encoding.to(torch.float32) is encoding and encoding.to(torch.float64).maxval.dtype == torch.float64
+    again = Q.float.FloatQuantizeDequantize.from_encodings(encoding)
+    assert torch.equal(again(x), quantizer(x))
+    other = Q.float.FloatQuantizeDequantize(dtype=torch.float16, shape=(4, 1))
+    other.set_legacy_encodings(quantizer.get_legacy_encodings())
+    assert torch.equal(other(x), quantizer(x))
+    half = Q.float.FloatQuantizeDequantize(dtype=torch.float16)
+    assert half.get_legacy_encodings() == [{"bitwidth": 16, "dtype": "float"}]
+    assert half.get_encodings().to_qnn_encoding_dict() == {"enc_type": "PER_TENSOR", "dtype": "FLOAT", "bw": 16}
+    entry = encoding.to_qnn_encoding_dict("2.0.0")
+    assert entry["output_dtype"] == "float8e4m3fn" and entry["axis"] == 0 and len(entry["y_scale"]) == 4
+
+
+def test_analyzers_take_their_own_arguments():
+    A, x = Q.encoding_analyzer, torch.cat([torch.linspace(-1, 1, 10000), torch.tensor([9.0])])
+    percentile = A.PercentileEncodingAnalyzer((1,), 512, 99.0)
+    for analyzer in (percentile, A.SqnrEncodingAnalyzer((1,), 512, gamma=1.0), A.TfEnhancedEncodingAnalyzer((1,))):
+        quantizer = QuantizeDequantize((1,), 4, False, encoding_analyzer=analyzer)
+        with quantizer.compute_encodings():
+            quantizer(x)
+        assert quantizer.get_max().item() < 8 and analyzer.bins == 512
+    percentile.set_percentile(100.0)
+    assert percentile.percentile == 100.0
+
+
 # --- the rest ---------------------------------------------------------------------------------------------------------
 
 

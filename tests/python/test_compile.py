@@ -55,6 +55,22 @@ SAMPLES = {
         "fake_quantize",
         lambda: (channels_last(), positive(2, 1, 2, 1), None, -8, 7, None, [1, -1, 2, -1]),
     ),
+    "fake_quantize after a relu6": (
+        "fake_quantize",
+        lambda: (tensors(4, 6), positive(6), tensors(6), 0, 7, 1, None, 1.0, 0.0, 6.0),
+    ),
+    "fake_quantize_mask after a relu": (
+        "fake_quantize_mask",
+        lambda: (tensors(4, 6, grad=False), positive(6, grad=False), None, 0, 7, 1, None, 0.0),
+    ),
+    "fake_quantize_range after a relu, fixed": (
+        "fake_quantize_range",
+        lambda: (channels_last(), tensors(grad=False), tensors(grad=False), 0, 7, False, None, None, None, 0.0),
+    ),
+    "fake_quantize_range_backward after a relu": (
+        "fake_quantize_range_backward",
+        lambda: (*(tensors(9, grad=False),) * 2, *(tensors(1, grad=False),) * 2, 0, 7, False, None, None, None, 0.0),
+    ),
     "fake_quantize_mask": (
         "fake_quantize_mask",
         lambda: (tensors(4, 6, grad=False), positive(6, grad=False), None, -8, 7, 1),

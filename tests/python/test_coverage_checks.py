@@ -52,6 +52,24 @@ def test_an_input_on_no_grid_is_counted():
     assert seen == 2 and len(off) == 1 and off[0].startswith("2 conv2d")
 
 
+def test_products_of_constants_are_not_looked_at():
+    class Made(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.weight = nn.Parameter(torch.randn(8, 8)), nn.Parameter(torch.randn(8, 8))
+
+        def forward(self, x):
+            return x @ (self.table @ self.table) + nn.functional.linear(self.table, self.weight)
+
+    data = [torch.randn(8, 8) for _ in range(2)]
+    sim = QuantizationSimModel(Made(), data[0])
+    sim.compute_encodings(lambda model: [model(x) for x in data])
+    off, seen = inputs_off_grid(sim.model, *(lambda x=x: sim.model(x) for x in data))
+    assert seen == 3 and off == []
+    off, seen = inputs_off_grid(sim.model, lambda: sim.model(data[0]))
+    assert seen == 5 and [title.split()[0] for title in off] == ["matmul", "matmul"]
+
+
 @pytest.mark.parametrize("library, models", [("torchvision", 40), ("timm", 60), ("transformers", 20)])
 def test_enough_models_of_each_library(library, models):
     try:

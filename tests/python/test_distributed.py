@@ -358,7 +358,7 @@ def _train_sharded(rank, world, scheme, by_layer, folder):
 
 @pytest.mark.parametrize("scheme, by_layer", [(LEARNED, True), ("min_max", False)])
 def test_sharded_ranks_train_as_one_process(ranks, scheme, by_layer, tmp_path):
-    """FSDP2 splits ranges like other parameters; what it gathers, or saves in pieces, loads into a sim of one process."""
+    """FSDP2 splits ranges like other parameters; gathered, or saved in pieces, they load into a sim of one process."""
     near = trained(calibrated_sim(scheme), 3)["model"]
     first, second = ranks.run(2, _train_sharded, scheme, by_layer, tmp_path / "pieces")
     gathered = first or second  # on the CPU only rank 0 may be given it

@@ -98,7 +98,7 @@ def test_what_is_not_such_a_file_says_so():
     entry = v1_0_0.entry_of("w", calibrated((), 8, False).get_encoding())
     with pytest.raises(ValueError, match="lacks scale"):
         v1_0_0.encoding_of({key: value for key, value in entry.items() if key != "scale"})
-    with pytest.raises(ValueError, match="FLOAT"):
+    with pytest.raises(ValueError, match="float type and has offset"):
         v1_0_0.encoding_of({**entry, "dtype": "FLOAT"})
     with pytest.raises(ValueError, match="positive finite"):
         v1_0_0.encoding_of({**entry, "scale": [0.0]})

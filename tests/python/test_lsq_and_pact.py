@@ -148,7 +148,9 @@ def test_pact_goes_to_ranges_that_begin_at_zero():
     sim = simulated("dynamic")
     x = torch.randn(8, 6)
     before = sim.model.eval()(x)
-    ranges = {name: quantizer.get_min().item() for name, quantizer in sim.named_quantizers() if quantizer._source is None}
+    ranges = {
+        name: quantizer.get_min().item() for name, quantizer in sim.named_quantizers() if quantizer._source is None
+    }
     clipped = qat.use_pact(sim)
     assert clipped == [name for name, low in ranges.items() if low == 0] and 0 < len(clipped) < len(ranges)
     assert torch.equal(sim.model(x), before)
@@ -243,7 +245,12 @@ def test_pact_of_what_does_not_begin_at_zero_changes_nothing():
     signed, wide = QuantizeDequantize((), 8, True), QuantizeDequantize((3, 1), 8, False)
     below, codes = QuantizeDequantize((), 8, False), Quantize((), 8, False)
     below.set_range(-1.0, 1.0)
-    for quantizer, says in ((signed, "symmetric"), (wide, "one scale per tensor"), (below, "zero point"), (codes, "'pact'")):
+    for quantizer, says in (
+        (signed, "symmetric"),
+        (wide, "one scale per tensor"),
+        (below, "zero point"),
+        (codes, "'pact'"),
+    ):
         with pytest.raises(ValueError, match=says):
             quantizer.parametrization = "pact"
         assert quantizer.parametrization == "min_max" and set(dict(quantizer.named_parameters())) == {"min", "max"}

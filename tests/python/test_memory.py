@@ -21,8 +21,7 @@ def test_bytes_by_layer_are_those_that_autograd_holds():
     assert report.layers == {
         "0": 64 * 16 * FLOATS,  # its quantized input; no gradient goes to x, so not its weight
         "0.param_quantizers.weight": 32 * 16 // 8,
-        "1": 64 * 32 * FLOATS,
-        "1.output_quantizers.0": mask,
+        "1.output_quantizers.0": mask,  # of the ReLU and the quantizer in one
         "2": (64 * 32 + 4 * 32) * FLOATS,
         "2.param_quantizers.weight": 4 * 32 // 8,
         "2.output_quantizers.0": 64 * 4 // 8,
@@ -50,8 +49,12 @@ def test_functions_are_counted_at_their_call_sites():
     net, x = ResNet20(), torch.randn(2, 3, 32, 32)
     report = qat.saved_bytes(calibrated(net, x), x)
     assert report.float_layers["layer1.0"] == 2 * 2 * 16 * 32 * 32 * FLOATS  # its two relus
-    assert report.layers["layer1.0.relu_0"] == report.layers["layer1.0.relu_1"] == 2 * 16 * 32 * 32 * FLOATS
+    assert report.layers["layer1.0.relu_0.output_quantizers.0"] == 2 * 16 * 32 * 32 // 8
     assert "layer1.0" not in report.layers
+    sim = calibrated(net, x)
+    sim.fuse_activations = False
+    report = qat.saved_bytes(sim, x)
+    assert report.layers["layer1.0.relu_0"] == report.layers["layer1.0.relu_1"] == 2 * 16 * 32 * 32 * FLOATS
 
 
 def test_storage_counts_once_and_whole_and_only_while_it_is_held():

@@ -64,7 +64,15 @@ def test_groups_for_what_an_optimizer_lacks():
     assert not torch.equal(sim.model.head.param_quantizers["weight"].max, before)
 
 
-@pytest.mark.parametrize("wrong", [dict(lr=-1.0), dict(lr=0.1, range_lr=math.nan), dict(lr=0.1, weight_decay=-1), dict(lr=0.1, range_weight_decay=1e-4)])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        dict(lr=-1.0),
+        dict(lr=0.1, range_lr=math.nan),
+        dict(lr=0.1, weight_decay=-1),
+        dict(lr=0.1, range_weight_decay=1e-4),
+    ],
+)
 def test_groups_of_wrong_rates(wrong):
     with pytest.raises(ValueError, match=f"{[*wrong][-1]} is .*expected"):
         qat.parameter_groups(nn.Linear(2, 2), **wrong)

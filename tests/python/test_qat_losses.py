@@ -101,11 +101,11 @@ def test_freezing_is_the_papers_algorithm(block_size):
         sim.model.weight.copy_(walk[0])
     freezer = qat.OscillationFreezer(sim, threshold=0.27, momentum=0.05)
     expected, frozen = frozen_by_paper(walk.tolist(), [0.125] * 4, 0.27, 0.05)
-    for step, weights in enumerate(walk[1:]):
+    for weights, after in zip(walk[1:], expected):
         with torch.no_grad():
             sim.model.weight.copy_(weights)
         freezer.step()
-        torch.testing.assert_close(sim.model.weight.flatten(), torch.tensor(expected[step]), rtol=0, atol=1e-6)
+        torch.testing.assert_close(sim.model.weight.flatten(), torch.tensor(after), rtol=0, atol=1e-6)
     (mask,) = freezer.frozen().values()
     assert mask.flatten().tolist() == frozen and 0.1 < freezer.share().item() < 0.9
 

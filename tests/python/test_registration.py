@@ -16,7 +16,7 @@ LIBRARIES = Path(_library.__file__).parent / "lib"
 SCHEMAS = {
     "fake_quantize": (
         "(Tensor x, Tensor scale, Tensor? zero_point, int qmin, int qmax, int? axis=None, int[]? "
-        "block_size=None, float grad_scale=1.) -> Tensor"
+        "block_size=None, float grad_scale=1., float? activation_min=None, float? activation_max=None) -> Tensor"
     ),
     "fake_quantize_stochastic": (
         "(Tensor x, Tensor scale, Tensor? zero_point, Tensor random, int qmin, int qmax, int? axis=None, int[]? "
@@ -24,25 +24,26 @@ SCHEMAS = {
     ),
     "fake_quantize_mask": (
         "(Tensor x, Tensor scale, Tensor? zero_point, int qmin, int qmax, int? axis=None, int[]? "
-        "block_size=None) -> (Tensor y, Tensor mask)"
+        "block_size=None, float? activation_min=None, float? activation_max=None) -> (Tensor y, Tensor mask)"
     ),
     "fake_quantize_backward": (
         "(Tensor grad_y, Tensor x, Tensor scale, Tensor? zero_point, int qmin, int qmax, int? axis=None, "
-        "int[]? block_size=None, float grad_scale=1.) -> (Tensor grad_x, Tensor grad_scale, Tensor "
-        "grad_zero_point)"
+        "int[]? block_size=None, float grad_scale=1., float? activation_min=None, float? activation_max=None) "
+        "-> (Tensor grad_x, Tensor grad_scale, Tensor grad_zero_point)"
     ),
     "fake_quantize_range": (
         "(Tensor x, Tensor min, Tensor max, int qmin, int qmax, bool symmetric, int? zero_point=None, int? "
-        "axis=None, int[]? block_size=None) -> Tensor"
+        "axis=None, int[]? block_size=None, float? activation_min=None, float? activation_max=None) -> Tensor"
     ),
     "fake_quantize_range_mask": (
         "(Tensor x, Tensor min, Tensor max, int qmin, int qmax, bool symmetric, int? zero_point=None, int? "
-        "axis=None, int[]? block_size=None) -> (Tensor y, Tensor mask)"
+        "axis=None, int[]? block_size=None, float? activation_min=None, float? activation_max=None) -> (Tensor y, "
+        "Tensor mask)"
     ),
     "fake_quantize_range_backward": (
         "(Tensor grad_y, Tensor x, Tensor min, Tensor max, int qmin, int qmax, bool symmetric, int? "
-        "zero_point=None, int? axis=None, int[]? block_size=None) -> (Tensor grad_x, Tensor grad_min, Tensor "
-        "grad_max)"
+        "zero_point=None, int? axis=None, int[]? block_size=None, float? activation_min=None, float? "
+        "activation_max=None) -> (Tensor grad_x, Tensor grad_min, Tensor grad_max)"
     ),
     "fake_quantize_dynamic": (
         "(Tensor x, Tensor? clip, int qmin, int qmax, bool symmetric, int? axis=None, int[]? block_size=None, "

@@ -23,6 +23,7 @@ from ._library import build_info  # noqa: E402
 from .calibration import compute_encodings  # noqa: E402
 from .config import Config  # noqa: E402
 from .defs import QuantizationDataType, QuantScheme  # noqa: E402
+from .float_format import FloatFormat  # noqa: E402
 from .quantsim import (  # noqa: E402
     QuantizationSimModel,
     load_checkpoint,
@@ -34,6 +35,7 @@ from .quantsim import (  # noqa: E402
 __version__ = "0.1.0"
 __all__ = [
     "Config",
+    "FloatFormat",
     "QuantScheme",
     "QuantizationDataType",
     "QuantizationSimModel",

@@ -32,7 +32,7 @@ def _encoding_grads(first: Tensor, second: Tensor | None, x: Tensor, qmin: int, 
     )
 
 
-def _fake_quantize(x, scale, zero_point, qmin, qmax, axis=None, block_size=None, grad_scale=1.0):
+def _fake_quantize(x, scale, zero_point, qmin, qmax, axis=None, block_size=None, grad_scale=1.0, *activation):
     return torch.empty_like(x)
 
 
@@ -40,24 +40,30 @@ def _fake_quantize_stochastic(x, scale, zero_point, random, qmin, qmax, axis=Non
     return torch.empty_like(x)
 
 
-def _fake_quantize_mask(x, scale, zero_point, qmin, qmax, axis=None, block_size=None):
+def _fake_quantize_mask(x, scale, zero_point, qmin, qmax, axis=None, block_size=None, *activation):
     return torch.empty_like(x), _mask(x)
 
 
-def _fake_quantize_backward(grad_y, x, scale, zero_point, qmin, qmax, axis=None, block_size=None, grad_scale=1.0):
+def _fake_quantize_backward(
+    grad_y, x, scale, zero_point, qmin, qmax, axis=None, block_size=None, grad_scale=1.0, *activation
+):
     return torch.empty_like(x), *_encoding_grads(scale, zero_point, x, qmin, qmax)
 
 
-def _fake_quantize_range(x, min, max, qmin, qmax, symmetric, zero_point=None, axis=None, block_size=None):
+def _fake_quantize_range(
+    x, min, max, qmin, qmax, symmetric, zero_point=None, axis=None, block_size=None, *activation
+):
     return torch.empty_like(x)
 
 
-def _fake_quantize_range_mask(x, min, max, qmin, qmax, symmetric, zero_point=None, axis=None, block_size=None):
+def _fake_quantize_range_mask(
+    x, min, max, qmin, qmax, symmetric, zero_point=None, axis=None, block_size=None, *activation
+):
     return torch.empty_like(x), _mask(x)
 
 
 def _fake_quantize_range_backward(
-    grad_y, x, min, max, qmin, qmax, symmetric, zero_point=None, axis=None, block_size=None
+    grad_y, x, min, max, qmin, qmax, symmetric, zero_point=None, axis=None, block_size=None, *activation
 ):
     return torch.empty_like(x), *_encoding_grads(min, max, x, qmin, qmax)
 

@@ -95,8 +95,8 @@ def _headline(summary: Summary) -> str:
     ]  # fmt: skip
     return (
         f"<p>{'<br>'.join(lines)}<br>Graph: top to bottom as it ran; blue: on a grid; grey: not rounded there. "
-        "Bars: the range, 0 marked, on a square-root scale, one scale for activations and one for parameters; dark: the "
-        "median of all scales.</p>"
+        "Bars: the range, 0 marked, on a square-root scale, one scale for activations and one for parameters; dark: "
+        "the median of all scales.</p>"
     )
 
 

@@ -50,15 +50,16 @@ class Row:
         quantizer = self.quantizer
         if quantizer is None:
             return (self.layer, self.kind, self.slot or "-", "-", "-", "-", "-", "-", self.note)
-        grid = "symmetric" if quantizer.symmetric else "asymmetric"
         return (
-            self.layer, self.kind, self.slot, str(quantizer.bitwidth), f"{grid} {quantizer.qmin} .. {quantizer.qmax}",
-            self.scales, quantizer.mode, self.range, self.note,
+            self.layer, self.kind, self.slot, str(quantizer.bitwidth), quantizer._grid_in_words(), self.scales,
+            quantizer.mode if quantizer.scaled else "-", self.range, self.note,
         )  # fmt: skip
 
     @property
     def scales(self) -> str:
-        """How many scales: ``"per tensor"``, ``"16 per channel"``."""
+        """How many scales: ``"per tensor"``, ``"16 per channel"``; ``"none"`` of a float format without."""
+        if not self.quantizer.scaled:
+            return "none"
         kind = self.quantizer.granularity.value.replace("_", " ")
         count = torch.Size(self.quantizer.shape).numel()
         return kind if kind == "per tensor" else f"{count} {kind}"
@@ -132,14 +133,16 @@ class Summary:
             >>> sim.summary().counts()["not quantized"]
             ['parameters off in the configuration (1)']
         """
-        quantized = Counter((row.slot.split()[0], row.cells[3]) for row in self.rows if row.quantizer is not None)
+        quantized = Counter(
+            (row.slot.split()[0], row.quantizer._type_in_words()) for row in self.rows if row.quantizer is not None
+        )
         kinds = {"input": "input", "output": "output", "param": "parameter"}
         odd = Counter(row.reason for row in self.rows if row.odd)
         planned = Counter(row.reason for row in self.rows if row.note and not row.odd)
         return {
             "quantized": [
-                f"{_many(count, name)} at {bits} bits" for slot, name in kinds.items()
-                for (kind, bits), count in sorted(quantized.items()) if kind == slot
+                f"{_many(count, name)} {held}" for slot, name in kinds.items()
+                for (kind, held), count in sorted(quantized.items()) if kind == slot
             ],
             "not quantized": [f"{reason} ({count})" for reason, count in planned.most_common()]
             + [f"parameters {reason} ({count})" for reason, count in self._float_parameters.most_common()],

@@ -116,7 +116,7 @@ def _shared(path: str, slot: str, graph: Graph) -> int:
 
 def _row(name: str, kind: str, slot: str, quantizer: Quantizer, calls: int) -> Row:
     low = high = None
-    if quantizer.is_initialized():
+    if quantizer.scaled and quantizer.is_initialized():
         low, high = (end.detach().cpu().flatten() for end in (quantizer.get_min(), quantizer.get_max()))
     return Row(name, kind, slot, quantizer, low, high, _note(quantizer, calls))
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from torch import nn
 
+from ._progress import check_progress, progress_bar
 from ._running import evaluating
 from .distributed import check_whole, merging
 from .nn.base import parameters_of
@@ -21,7 +22,9 @@ __all__ = ["compute_encodings"]
 
 
 @contextlib.contextmanager
-def compute_encodings(*models: nn.Module, process_group: ProcessGroup | bool = True) -> Iterator[None]:
+def compute_encodings(
+    *models: nn.Module, process_group: ProcessGroup | bool = True, progress: bool | None = None
+) -> Iterator[None]:
     """Calibrate quantized models with the data that runs through them inside; on leaving, they have their ranges.
 
     Inside, the models are in eval mode, no gradients are recorded, activations pass in float while they are observed,
@@ -29,7 +32,7 @@ def compute_encodings(*models: nn.Module, process_group: ProcessGroup | bool = T
 
     Args:
         models: ``sim.model`` of one simulation, or of several to be calibrated in one pass over the data.
-        process_group: Ranks that calibrate together: as for :meth:`detent.QuantizationSimModel.compute_encodings`.
+        process_group, progress: As for :meth:`detent.QuantizationSimModel.compute_encodings`.
     Raises:
         Whatever the block raises; the models are then as they were before, ranges and training flags included.
     Example:
@@ -42,6 +45,7 @@ def compute_encodings(*models: nn.Module, process_group: ProcessGroup | bool = T
         >>> coarse.model.output_quantizers[0].get_max() == fine.model.output_quantizers[0].get_max()
         tensor([True])
     """
+    check_progress("compute_encodings", progress)
     for model in models:
         check_whole(model, "compute_encodings")
     active = {
@@ -55,19 +59,27 @@ def compute_encodings(*models: nn.Module, process_group: ProcessGroup | bool = T
         with contextlib.ExitStack() as stack:
             for model in models:
                 stack.enter_context(evaluating(model))
-            of_params = {quantizer for model in models for quantizer in _calibrate_params(model, active)}
+            of_params = _calibrate_params(models, active, progress)
             observing = [quantizer for quantizer in active if quantizer not in of_params]
             for quantizer in observing:
                 quantizer._start_observing("pass")
-            with merging([quantizer._collector for quantizer in observing], process_group):
+            with (
+                merging([quantizer._collector for quantizer in observing], process_group),
+                _counting_forwards(models, progress),
+            ):
                 yield
-            found = [quantizer._finish_observing() for quantizer in observing]
+            with progress_bar("finding ranges", total=len(observing), unit="quantizers", progress=progress) as step:
+                found = []
+                for quantizer in observing:
+                    found.append(quantizer._finish_observing())
+                    if step is not None:
+                        step()
+            for quantizer in observing:
+                quantizer._mark_unseen()
     except BaseException:  # Ctrl-C too
         for quantizer, snapshot in before:
             quantizer._restore(snapshot)
         raise
-    for quantizer in observing:
-        quantizer._mark_unseen()
     if observing and not any(found):
         warnings.warn(
             "compute_encodings: no quantizer saw any data, so activations stay float. Run your data through the "
@@ -76,11 +88,23 @@ def compute_encodings(*models: nn.Module, process_group: ProcessGroup | bool = T
         )
 
 
-def _calibrate_params(model: nn.Module, active: dict[Quantizer, None]) -> set[Quantizer]:
+def _calibrate_params(
+    models: Sequence[nn.Module], active: dict[Quantizer, None], progress: bool | None
+) -> set[Quantizer]:
     """Ranges of parameters come from the parameters alone."""
-    done: set[Quantizer] = set()
-    for quantizer, owner, name in parameters_of(model):
-        if quantizer in active:
-            done.add(quantizer)
+    of_params = {q: (owner, name) for model in models for q, owner, name in parameters_of(model) if q in active}
+    with progress_bar("ranges of parameters", total=len(of_params), unit="parameters", progress=progress) as step:
+        for quantizer, (owner, name) in of_params.items():
             quantizer._calibrate_on(getattr(owner, name))
-    return done
+            if step is not None:
+                step()
+    return set(of_params)
+
+
+@contextlib.contextmanager
+def _counting_forwards(models: Sequence[nn.Module], progress: bool | None) -> Iterator[None]:
+    """Show how often the models ran; how often they will, only the callback knows."""
+    with progress_bar("calibrating", unit="forward passes", progress=progress) as step, contextlib.ExitStack() as hooks:
+        for model in models if step is not None else ():
+            hooks.callback(model.register_forward_hook(lambda *_: step() and None).remove)
+        yield

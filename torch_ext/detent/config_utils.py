@@ -2,22 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 from .capture.policy import output_channels
 from .capture.spec import Spec, blocks
+from .float_format import FloatFormat
 from .nn.base import holder
-from .quantizers import GroupedBlockQuantizeDequantize
+from .quantizers import FloatQuantizeDequantize, GroupedBlockQuantizeDequantize, Quantizer
+from .quantizers.kinds import become
 
 if TYPE_CHECKING:
     from .quantsim import QuantizationSimModel
 
-__all__ = ["set_blockwise_quantization_for_weights", "set_grouped_blockwise_quantization_for_weights"]
+__all__ = [
+    "set_activation_quantizers_to_float",
+    "set_blockwise_quantization_for_weights",
+    "set_grouped_blockwise_quantization_for_weights",
+]
 
 _Layers = Sequence[type[nn.Module]] | Sequence[nn.Module] | Callable[[nn.Module], bool]
+
+
+def set_activation_quantizers_to_float(
+    sim: QuantizationSimModel,
+    arg: _Layers,
+    exponent_bits: int | None = None,
+    mantissa_bits: int | None = None,
+    dtype: FloatFormat | torch.dtype | str | None = None,
+) -> None:
+    """Round the inputs and outputs of layers to a float format, without a scale, where they have quantizers.
+
+    Args:
+        sim: The simulation to change.
+        arg: Which layers: types of modules, modules of ``sim.model``, or a predicate.
+        exponent_bits, mantissa_bits, dtype: The format, as :class:`detent.quantizers.FloatQuantizeDequantize` takes it.
+    Raises:
+        ValueError: Nothing selected has a quantizer of activations, or there is no such format. Nothing has changed.
+        TypeError: The format is missing, or given twice.
+    Example:
+        >>> sim = detent.QuantizationSimModel(torch.nn.Linear(8, 2), torch.randn(1, 8))
+        >>> set_activation_quantizers_to_float(sim, [torch.nn.Linear], dtype=torch.float16)
+        >>> sim.model.output_quantizers[0]
+        FloatQuantizeDequantize(float16)
+    """
+    made: dict[Quantizer, Quantizer] = {}
+    for module in sim._network.modules():
+        if _selected(arg, module):
+            for slot in ("input", "output"):
+                made |= {
+                    old: FloatQuantizeDequantize(exponent_bits, mantissa_bits, dtype=dtype)
+                    for old in holder(module, slot).values() if old is not None
+                }  # fmt: skip
+    _replace("set_activation_quantizers_to_float", "whose inputs or outputs are quantized", arg, made)
 
 
 def set_blockwise_quantization_for_weights(
@@ -41,7 +81,7 @@ def set_blockwise_quantization_for_weights(
         ((2, 2), (1, 4))
     """
 
-    def make(title: str, module: nn.Module, old: nn.Module) -> nn.Module:
+    def make(title: str, module: nn.Module, old: Quantizer) -> Quantizer:
         shape, sizes = blocks(title, module.weight.shape, output_channels(module), block_size)
         spec = Spec(bitwidth, symmetric, shape, sizes, strict=sim.config.defaults.strict_symmetric)
         return spec.make(old.mode, module.weight.device)
@@ -76,7 +116,7 @@ def set_grouped_blockwise_quantization_for_weights(
         ((2, 2), (1, 2))
     """
 
-    def make(title: str, module: nn.Module, old: nn.Module) -> nn.Module:
+    def make(title: str, module: nn.Module, old: Quantizer) -> Quantizer:
         axis = output_channels(module)
         shape, sizes = blocks(title, module.weight.shape, axis, block_size)
         groups = block_grouping
@@ -93,23 +133,26 @@ def _replace_weight_quantizers(
     function: str,
     sim: QuantizationSimModel,
     arg: _Layers,
-    make: Callable[[str, nn.Module, nn.Module], nn.Module],
+    make: Callable[[str, nn.Module, Quantizer], Quantizer],
 ) -> None:
     """All selected layers get the quantizer that ``make(title, module, old quantizer)`` returns, or none does."""
-    made: dict[nn.Module, nn.Module] = {}
+    made: dict[Quantizer, Quantizer] = {}
     for name, module in sim._network.named_modules():
         old = holder(module, "param").get("weight")
         if old is not None and _selected(arg, module) and isinstance(getattr(module, "weight", None), Tensor):
             made[old] = make(f"{function}: {name}.weight", module, old)
-            made[old].observer, made[old]._label = old.observer, old._label
+            made[old].observer = old.observer
+    _replace(function, "whose weight is quantized", arg, made)
+
+
+def _replace(function: str, what: str, arg: _Layers, made: Mapping[Quantizer, Quantizer]) -> None:
     if not made:
         raise ValueError(
-            f"{function}: arg is {arg!r}, which selects no layer whose weight is quantized; expected types of modules, "
-            "modules of sim.model, or a predicate of a module."
+            f"{function}: arg is {arg!r}, which selects no layer {what}; expected types of modules, modules of "
+            "sim.model, or a predicate of a module."
         )
-    for module in sim._network.modules():  # tied weights keep one quantizer
-        if (new := made.get(holder(module, "param").get("weight"))) is not None:
-            module.param_quantizers["weight"] = new
+    for old, new in made.items():
+        become(old, new)
 
 
 def _selected(arg: _Layers, module: nn.Module) -> bool:

@@ -47,24 +47,42 @@ class FloatFormat:
             )
 
     @classmethod
-    def of(cls, dtype: torch.dtype) -> FloatFormat:
-        """The format of a torch type: float16, bfloat16, or one of the float8 types.
+    def of(cls, source: FloatFormat | torch.dtype | str | int) -> FloatFormat:
+        """The format that something stands for.
 
+        Args:
+            source: A torch type: float32, float16, bfloat16 or one of the float8 types; its name, ``"e5m2"`` for
+                ``"float8_e5m2"`` too; a number of bits: 32, 16 (float16) or 8 (float8_e4m3fn); or a ``FloatFormat``.
         Raises:
-            ValueError: Another type.
+            ValueError: It is none of these.
+        Example:
+            >>> FloatFormat.of("e4m3fn") == FloatFormat.of(torch.float8_e4m3fn) == FloatFormat(4, 3, finite=True)
+            True
         """
-        known = {
-            torch.float16: cls(5, 10),
-            torch.bfloat16: cls(8, 7),
-            torch.float8_e5m2: cls(5, 2),
-            torch.float8_e4m3fn: cls(4, 3, finite=True),
-            torch.float8_e5m2fnuz: cls(5, 2, finite=True, unsigned_zero=True),
-            torch.float8_e4m3fnuz: cls(4, 3, finite=True, unsigned_zero=True),
-        }
-        if dtype not in known:
-            names = ", ".join(str(name).removeprefix("torch.") for name in known)
-            raise ValueError(f"FloatFormat.of: dtype is {dtype}, expected one of {names}.")
-        return known[dtype]
+        if isinstance(source, FloatFormat):
+            return source
+        name = _OF_BITS.get(source) if type(source) is int else str(source).removeprefix("torch.")
+        found = NAMED.get(name) or NAMED.get(f"float8_{name}")
+        if found is None:
+            raise ValueError(
+                f"FloatFormat.of: got {source!r}, expected one of {', '.join(NAMED)}, or 8, 16 or 32 bits. Others are "
+                "FloatFormat(exponent_bits, mantissa_bits)."
+            )
+        return found
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether simulations scale it: formats of 8 bits and less have too small a range to go without."""
+        return self.bits <= 8 and self.exponent_bits < 8
+
+    def __str__(self) -> str:
+        """``float8_e5m2``, or ``e3m4`` where no type has the format."""
+        for name, known in NAMED.items():
+            if known == self:
+                return name
+        odd = {"finite": self.finite, "unsigned zero": self.unsigned_zero, "no NaN": not self.nan}
+        bits = f"e{self.exponent_bits}m{self.mantissa_bits}"
+        return ", ".join([bits, *(name for name, is_so in odd.items() if is_so)])
 
     @property
     def bits(self) -> int:
@@ -86,3 +104,16 @@ class FloatFormat:
         exponent = 2**self.exponent_bits - (1 if self.finite else 2) - self._bias
         lost = 2 if self.finite and self.nan and not self.unsigned_zero else 1  # steps below the next power of two
         return (2 - lost * 2.0**-self.mantissa_bits) * 2.0**exponent
+
+
+#: Formats by the name of the torch type that has them.
+NAMED = {
+    "float32": FloatFormat(8, 23),
+    "float16": FloatFormat(5, 10),
+    "bfloat16": FloatFormat(8, 7),
+    "float8_e5m2": FloatFormat(5, 2),
+    "float8_e4m3fn": FloatFormat(4, 3, finite=True),
+    "float8_e5m2fnuz": FloatFormat(5, 2, finite=True, unsigned_zero=True),
+    "float8_e4m3fnuz": FloatFormat(4, 3, finite=True, unsigned_zero=True),
+}
+_OF_BITS = {8: "float8_e4m3fn", 16: "float16", 32: "float32"}

@@ -49,6 +49,8 @@ def fake_quantize(
     qmax: int,
     axis: int | None = None,
     block_size: Sequence[int] | None = None,
+    activation_min: float | None = None,
+    activation_max: float | None = None,
 ) -> Tensor:
     """Round ``x`` to the grid ``[qmin, qmax]`` and back, with a straight-through gradient.
 
@@ -63,16 +65,21 @@ def fake_quantize(
         qmin, qmax: Inclusive grid ends, ``-2**31 <= qmin < qmax <= 2**32 - 1``.
         axis: Channel dimension, may be negative; ``None`` for one scale per tensor.
         block_size: Elements along each dimension that share a scale, -1 for the whole dimension; one entry per dimension.
+        activation_min, activation_max: A ReLU before the quantizer in the same pass, ``activation_min=0``, or a ReLU6, 0
+            and 6: ``x`` is held to these first, and has no gradient unless it lies strictly between them. Results are
+            those of the two passes bit for bit. ``None``: no such bound.
     Returns:
         Tensor like ``x``, each value ``(q - zero_point) * scale`` for an integer ``q``.
     Raises:
         ValueError: ``qmin >= qmax``; ``scale`` or ``zero_point`` does not fit ``axis`` or ``block_size``; a dtype is not
-            a float one; tensors on different devices.
+            a float one; tensors on different devices; ``activation_min >= activation_max``.
     Example:
         >>> fake_quantize(torch.tensor([-1.0, 0.25, 0.75, 9.0]), torch.tensor(0.5), qmin=-2, qmax=3)
         tensor([-1.0000,  0.0000,  1.0000,  1.5000])
     """
-    return _ops.fake_quantize(x, scale, _zero_point(zero_point, scale), qmin, qmax, axis, block_size)
+    return _ops.fake_quantize(
+        x, scale, _zero_point(zero_point, scale), qmin, qmax, axis, block_size, 1.0, activation_min, activation_max
+    )
 
 
 def _grid(bitwidth: int | None, qmin: int | None, qmax: int | None, symmetric: bool) -> tuple[int, int]:
@@ -99,6 +106,8 @@ def fake_quantize_range(
     zero_point: int | None = None,
     axis: int | None = None,
     block_size: Sequence[int] | None = None,
+    activation_min: float | None = None,
+    activation_max: float | None = None,
 ) -> Tensor:
     """Fake-quantize ``x`` with the grid that ``min`` and ``max`` span; both learn.
 
@@ -113,7 +122,7 @@ def fake_quantize_range(
         qmin, qmax: Inclusive grid ends.
         symmetric: The zero point is fixed by the grid: ``zero_point``, else ``round((qmin + qmax) / 2)``.
         zero_point: That fixed zero point, on the grid; 0 with ``qmin=0`` is the unsigned symmetric grid.
-        axis, block_size: As in :func:`fake_quantize`.
+        axis, block_size, activation_min, activation_max: As in :func:`fake_quantize`.
     Returns:
         Tensor like ``x``.
     Raises:
@@ -123,7 +132,9 @@ def fake_quantize_range(
         tensor([-1.,  0.,  0.,  2.])
     """
     qmin, qmax = _grid(bitwidth, qmin, qmax, symmetric)
-    return _ops.fake_quantize_range(x, min, max, qmin, qmax, symmetric, zero_point, axis, block_size)
+    return _ops.fake_quantize_range(
+        x, min, max, qmin, qmax, symmetric, zero_point, axis, block_size, activation_min, activation_max
+    )
 
 
 def fake_quantize_dynamic(
@@ -198,7 +209,7 @@ def fake_quantize_stochastic(
 
 def float_cast(
     x: Tensor,
-    format: FloatFormat | torch.dtype,
+    format: FloatFormat | torch.dtype | str,
     scale: Tensor | None = None,
     *,
     axis: int | None = None,
@@ -212,7 +223,7 @@ def float_cast(
 
     Args:
         x: Any shape; float16, bfloat16, float32 or float64.
-        format: A :class:`FloatFormat`, or the torch type that has it.
+        format: A :class:`FloatFormat`, or what :meth:`FloatFormat.of` takes: ``torch.float8_e5m2``, ``"float16"``.
         scale: > 0; shape as the module says. ``None``: 1.
         axis, block_size: As in :func:`fake_quantize`.
     Returns:
@@ -223,8 +234,7 @@ def float_cast(
         >>> float_cast(torch.tensor([0.3, 17.0, 1e6]), torch.float8_e4m3fn).tolist()
         [0.3125, 16.0, 448.0]
     """
-    if not isinstance(format, FloatFormat):
-        format = FloatFormat.of(format)
+    format = FloatFormat.of(format)
     if scale is None:
         scale = torch.ones((), dtype=torch.float64 if x.dtype == torch.float64 else torch.float32, device=x.device)
     return _ops.float_cast(x, scale, format.mantissa_bits, format.min_exponent, format.max, axis, block_size)

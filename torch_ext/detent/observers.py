@@ -61,6 +61,11 @@ class MinMaxObserver:
         """Shape of the range."""
         return self._layout.shape
 
+    @property
+    def block_size(self) -> tuple[int, ...] | None:
+        """Elements per scale along each dimension of ``shape``; ``None`` without blocks."""
+        return self._layout.block_size
+
     def update(self, x: Tensor) -> None:
         """Take in one batch.
 

@@ -16,14 +16,15 @@ from ._looking import Looking
 from .calibration import compute_encodings
 from .capture import call_sites, exclude, install, record, strip
 from .checkpoints import load_checkpoint, save_checkpoint
-from .config import Config
-from .config.overrides import Selected
+from .config import Config, Kernel
+from .config.overrides import Selected, type_of
 from .defs import QuantizationDataType, QuantScheme
 from .distributed import check_whole, unwrap
-from .encodings import AffineEncoding, loading, text
+from .encodings import Encoding, loading, text
 from .encodings import files as encodings_files
+from .float_format import FloatFormat
 from .nn import QuantizedModule
-from .nn.base import entries, holder, parameters_of
+from .nn.base import ActivationQuantizers, entries, holder, parameters_of
 from .observers import PercentileObserver, observer_of
 from .quantizers import Quantizer, quantization_disabled
 
@@ -54,14 +55,16 @@ class QuantizationSimModel(Looking):
             run once, in eval mode, to see which tensors flow where; random state and buffers are left as they were.
         quant_scheme: A :class:`QuantScheme` or its name; ``None`` is ``min_max``.
         rounding_mode: ``None`` or ``"nearest"``: halves to even.
-        default_output_bw, default_param_bw: Bits of activations and parameters, 2 to 32.
+        default_output_bw, default_param_bw: Bits of activations and parameters, 2 to 32, or a float format: a
+            :class:`detent.FloatFormat`, a torch type or its name, whatever ``default_data_type`` is. Formats of 8 bits
+            and less have scales, as integers do, calibrated and never trained; wider ones need no calibration.
         in_place: Quantize ``model`` itself.
         config_file: Which tensors are quantized and how: a JSON file in AIMET's format, the content of one, one of
             :data:`detent.config.NAMES` or a :class:`detent.config.Config`; ``None`` is ``"default_per_channel"``.
-        default_data_type: ``QuantizationDataType.int``, the only value supported.
+        default_data_type: What numbers of bits mean: of integers, or with ``QuantizationDataType.float`` of float
+            formats: 16 (float16), 8 (float8_e4m3fn) or 32 (float32).
     Raises:
         ValueError: An argument is out of its range, or the model is scripted.
-        NotImplementedError: An argument names something unsupported.
         RuntimeError: The model is quantized already.
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -77,8 +80,8 @@ class QuantizationSimModel(Looking):
         dummy_input: Any,
         quant_scheme: str | QuantScheme | None = None,
         rounding_mode: str | None = None,
-        default_output_bw: int = 8,
-        default_param_bw: int = 8,
+        default_output_bw: int | FloatFormat | torch.dtype | str = 8,
+        default_param_bw: int | FloatFormat | torch.dtype | str = 8,
         in_place: bool = False,
         config_file: Config | Mapping[str, Any] | str | PathLike[str] | None = None,
         default_data_type: QuantizationDataType = QuantizationDataType.int,
@@ -89,7 +92,10 @@ class QuantizationSimModel(Looking):
                 f"QuantizationSimModel: model is a {type(model).__name__}, expected a torch.nn.Module that runs in "
                 "Python. Build the sim from the original model; export() can trace it."
             )
-        _check_options(rounding_mode, default_output_bw, default_param_bw, default_data_type)
+        if rounding_mode not in (None, "nearest"):
+            raise ValueError(f"QuantizationSimModel: rounding_mode is {rounding_mode!r}, expected 'nearest' or None.")
+        output_type = _checked_type("default_output_bw", default_output_bw, default_data_type)
+        param_type = _checked_type("default_param_bw", default_param_bw, default_data_type)
         self.config = Config.load(config_file)
         selected = Selected(self.config.overrides, model)
         for name, module in model.named_modules():
@@ -98,8 +104,7 @@ class QuantizationSimModel(Looking):
                     f"QuantizationSimModel: the model is quantized already ({name or 'the model'} is a "
                     f"{type(module).__name__}), expected a float model. Build the sim from the original model."
                 )
-        self.default_output_bw = default_output_bw
-        self.default_param_bw = default_param_bw
+        self.default_output_bw, self.default_param_bw = output_type, param_type
         self.model = model if in_place else copy.deepcopy(model)
         self._graph = record(self.model, dummy_input)
         self._reasons = install(
@@ -107,8 +112,8 @@ class QuantizationSimModel(Looking):
             self._graph,
             self.config,
             selected,
-            output_bw=default_output_bw,
-            param_bw=default_param_bw,
+            output_type=output_type,
+            param_type=param_type,
             learned=self.quant_scheme.learns_ranges,
         )
         for quantizer in self.quantizers():
@@ -119,6 +124,20 @@ class QuantizationSimModel(Looking):
         """``model`` without what it is wrapped in, DataParallel say: names are those of the float model."""
         return unwrap(self.model)
 
+    @property
+    def fuse_activations(self) -> bool:
+        """Whether a ReLU or ReLU6 and the quantizer of its output are one pass, forward and backward: on unless set.
+
+        Both ways give the same bits, gradients included, and the same exports. One pass is faster and keeps less.
+        """
+        return all(module._fuses for module in self.model.modules() if isinstance(module, ActivationQuantizers))
+
+    @fuse_activations.setter
+    def fuse_activations(self, fuse: bool) -> None:
+        for module in self.model.modules():
+            if isinstance(module, ActivationQuantizers):
+                module._fuses = bool(fuse)
+
     # --- calibration --------------------------------------------------------------------------------------------------
 
     def compute_encodings(
@@ -127,6 +146,7 @@ class QuantizationSimModel(Looking):
         forward_pass_callback_args: Any = _UNSET,
         *,
         process_group: ProcessGroup | bool = True,
+        progress: bool | None = None,
     ) -> None:
         """Find every range from a few batches of representative data.
 
@@ -139,14 +159,17 @@ class QuantizationSimModel(Looking):
                 torch.distributed's default group where one is initialized; ``False``: this process alone; or a group.
                 Every rank of it calls this, and ends with the ranges of one process that saw all the data, see
                 :func:`detent.distributed.merge_observers`.
+            progress: Whether to show, with tqdm, how many forward passes were observed and then how many ranges were
+                found. ``None``: after some seconds, where stderr is a terminal and tqdm is installed; on rank 0.
         Raises:
             Whatever the callback raises; the model is then as it was before, ranges and training flags included.
             RuntimeError: It raised on another rank, or the ranks have different quantizers; likewise.
+            ImportError: ``progress`` is ``True``, and tqdm is missing. ValueError: it is none of the three.
         """
         arguments = () if forward_pass_callback_args is _UNSET else (forward_pass_callback_args,)
         # Forwards of DistributedDataParallel wait for each other, and ranks may have more or less data.
         model = self.model.module if isinstance(self.model, DistributedDataParallel) else self.model
-        with compute_encodings(model, process_group=process_group):
+        with compute_encodings(model, process_group=process_group, progress=progress):
             forward_pass_callback(model, *arguments)
 
     def set_percentile_value(self, percentile_value: float) -> None:
@@ -170,6 +193,20 @@ class QuantizationSimModel(Looking):
             )
         for observer in observers:
             observer.percentile = percentile_value
+
+    def get_supported_kernels(self) -> dict[str, list[Kernel]]:
+        """The kernels that the configuration lists: by ONNX operator type, and as ``"defaults"`` for the types without.
+
+        Example:
+            >>> config = detent.Config.load("htp_v73")
+            >>> kernel = detent.config.Kernel(detent.config.Bits(8), detent.config.Bits(8))
+            >>> config.op_type["Gemm"].supported_kernels = [kernel]
+            >>> sim = QuantizationSimModel(torch.nn.Linear(4, 2), torch.randn(1, 4), config_file=config)
+            >>> sim.get_supported_kernels() == {"Gemm": [kernel]}
+            True
+        """
+        listed = {"defaults": self.config.defaults, **self.config.op_type}
+        return {name: copy.deepcopy(held.supported_kernels) for name, held in listed.items() if held.supported_kernels}
 
     # --- changing what is quantized -----------------------------------------------------------------------------------
 
@@ -251,7 +288,10 @@ class QuantizationSimModel(Looking):
             >>> QuantizationSimModel.get_original_model(sim.model, qdq_weights=True)
             Linear(in_features=4, out_features=2, bias=True)
         """
+        from .qat.compression import unhook
+
         made = copy.deepcopy(model)
+        unhook(made)
         if qdq_weights:
             with torch.no_grad():
                 for quantizer, owner, name in parameters_of(made):
@@ -271,10 +311,10 @@ class QuantizationSimModel(Looking):
             for slot, key, quantizer in entries(module):
                 yield prefix + (key if slot == "param" else f"{slot}_{key}"), slot == "param", quantizer
 
-    def encodings(self) -> tuple[dict[str, AffineEncoding], dict[str, AffineEncoding]]:
+    def encodings(self) -> tuple[dict[str, Encoding], dict[str, Encoding]]:
         """Activation and parameter encodings by name, as they are now; none of quantizers off or without a range."""
-        activations: dict[str, AffineEncoding] = {}
-        parameters: dict[str, AffineEncoding] = {}
+        activations: dict[str, Encoding] = {}
+        parameters: dict[str, Encoding] = {}
         for name, is_param, quantizer in self._named_slots():
             encoding = quantizer.get_encoding() if quantizer.enabled else None
             if encoding is not None:
@@ -285,9 +325,9 @@ class QuantizationSimModel(Looking):
         """What encodings files say of the sim as a whole."""
         per_channel = any(quantizer.axis is not None for quantizer in self.quantizers())
         return {
-            "activation_bitwidth": self.default_output_bw,
-            "param_bitwidth": self.default_param_bw,
-            "dtype": "int",
+            "activation_bitwidth": getattr(self.default_output_bw, "bits", self.default_output_bw),
+            "param_bitwidth": getattr(self.default_param_bw, "bits", self.default_param_bw),
+            "dtype": "float" if isinstance(self.default_output_bw, FloatFormat) else "int",
             "is_symmetric": bool(self.config.defaults.params.is_symmetric),
             "per_channel_quantization": per_channel,
             "quant_scheme": self.quant_scheme.name,
@@ -445,14 +485,17 @@ def _checked_scheme(scheme: str | QuantScheme | None) -> QuantScheme:
     return scheme
 
 
-def _check_options(rounding_mode, output_bw, param_bw, data_type) -> None:
-    if rounding_mode not in (None, "nearest"):
-        raise ValueError(f"QuantizationSimModel: rounding_mode is {rounding_mode!r}, expected 'nearest' or None.")
-    for name, bits in (("default_output_bw", output_bw), ("default_param_bw", param_bw)):
-        if not isinstance(bits, int) or isinstance(bits, bool) or not 2 <= bits <= 32:
-            raise ValueError(f"QuantizationSimModel: {name} is {bits!r}, expected an integer from 2 to 32.")
-    if data_type is not QuantizationDataType.int:
-        raise NotImplementedError(
-            f"QuantizationSimModel: default_data_type is {data_type}, expected QuantizationDataType.int, the only "
-            "value supported."
+def _checked_type(name: str, given: Any, data_type: QuantizationDataType) -> int | FloatFormat:
+    if data_type not in (QuantizationDataType.int, QuantizationDataType.float):
+        raise ValueError(
+            f"QuantizationSimModel: default_data_type is {data_type!r}, expected QuantizationDataType.int or float."
         )
+    found = type_of(f"QuantizationSimModel: {name}", given)
+    if data_type is QuantizationDataType.int or isinstance(found, FloatFormat):
+        return found
+    if found not in (8, 16, 32):
+        raise ValueError(
+            f"QuantizationSimModel: {name} is {found} with QuantizationDataType.float, expected 8, 16 or 32, or a "
+            "FloatFormat."
+        )
+    return FloatFormat.of(found)

@@ -13,9 +13,14 @@
  *
  * Where x is NaN grad_x is 0 and the sums are NaN: a NaN in training stays visible.
  *
+ * With an activation, x is held to activation->min .. max first, in the same pass, and grad_x is 0 unless x lies
+ * strictly between them: ReLU is 0 .. inf, ReLU6 0 .. 6. Every result is that of the two passes, bit for bit, in
+ * `dtype` too: the bounds are rounded to it.
+ *
  *   x, y, grad_y, grad_x   [outer, groups, inner] of `dtype` (F32, F16, BF16, F64), contiguous; no two overlap
  *   encoding               one per group (detent/base.h), arrays of detent_math_dtype(dtype, grid)
- *   mask                   (n + 7) / 8 bytes or NULL: bit i % 8 of byte i / 8 is m of element i
+ *   activation             NULL for none; min < max, either may be infinite (checked)
+ *   mask                   (n + 7) / 8 bytes or NULL: bit i % 8 of byte i / 8 says whether grad_x is g at element i
  *   parallel               NULL, or how to use several threads (CPU)
  *
  * An empty tensor is DETENT_OK; its sums are 0. DETENT_BAD_ARGUMENT, _BAD_SHAPE, _BAD_GRID, _BAD_DTYPE: nothing was
@@ -31,12 +36,16 @@
 extern "C" {
 #endif
 
+typedef struct detent_activation {
+    double min, max;
+} detent_activation;
+
 DETENT_API detent_status detent_fake_quantize_cpu(const void *x, void *y, uint8_t *mask, detent_dtype dtype,
                                                   detent_shape3 shape, const detent_encoding *encoding,
-                                                  detent_parallel_for parallel);
+                                                  const detent_activation *activation, detent_parallel_for parallel);
 DETENT_API detent_status detent_fake_quantize_cuda(const void *x, void *y, uint8_t *mask, detent_dtype dtype,
                                                    detent_shape3 shape, const detent_encoding *encoding,
-                                                   detent_stream stream);
+                                                   const detent_activation *activation, detent_stream stream);
 
 /* grad_first and grad_second are [groups] real: the gradients of (scale, zero_point) or of (min, max). grad_second may
  * be NULL where the encoding is (scale, NULL). gradient_scale multiplies both (LSQ's g, Esser 2020, section 2.2).
@@ -44,15 +53,16 @@ DETENT_API detent_status detent_fake_quantize_cuda(const void *x, void *y, uint8
 DETENT_API detent_status detent_fake_quantize_bwd_workspace(detent_shape3 shape, size_t *bytes);
 DETENT_API detent_status detent_fake_quantize_bwd_cpu(const void *grad_y, const void *x, void *grad_x, void *grad_first,
                                                       void *grad_second, detent_dtype dtype, detent_shape3 shape,
-                                                      const detent_encoding *encoding, double gradient_scale,
+                                                      const detent_encoding *encoding,
+                                                      const detent_activation *activation, double gradient_scale,
                                                       void *workspace, size_t workspace_bytes,
                                                       detent_parallel_for parallel);
 DETENT_API detent_status detent_fake_quantize_bwd_workspace_cuda(detent_shape3 shape, size_t *bytes);
 DETENT_API detent_status detent_fake_quantize_bwd_cuda(const void *grad_y, const void *x, void *grad_x,
                                                        void *grad_first, void *grad_second, detent_dtype dtype,
                                                        detent_shape3 shape, const detent_encoding *encoding,
-                                                       double gradient_scale, void *workspace, size_t workspace_bytes,
-                                                       detent_stream stream);
+                                                       const detent_activation *activation, double gradient_scale,
+                                                       void *workspace, size_t workspace_bytes, detent_stream stream);
 
 /* The backward of a fixed range: grad_x = bit ? grad_y : 0 over n elements. */
 DETENT_API detent_status detent_fake_quantize_mask_bwd_cpu(const void *grad_y, const uint8_t *mask, void *grad_x,

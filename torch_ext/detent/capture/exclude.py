@@ -8,7 +8,7 @@ from collections.abc import Collection
 from torch import nn
 
 from ..nn.base import entries
-from .graph import MOVING, Event, Graph, Read
+from .graph import MOVING, Graph, Read
 from .mode import Captured, place
 from .placement import keep_site, site_of
 from .reasons import EXCLUDED, Reasons, within

@@ -9,6 +9,7 @@ these are in :mod:`detent.capture.composites`.
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import FunctionType
@@ -18,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch._ops import OpOverload, OpOverloadPacket
 
+from ..nn.forwards import BOUNDS
 from .composites import BODIES
 
 __all__ = [
@@ -33,7 +35,7 @@ class Operator:
     ``slots`` names the first arguments in order; ``""`` marks one that is never quantized. ``weight`` is the slot of a
     weight and ``channels`` its output axis; ``None``: one scale for all. With ``listed`` the tensors come as one list,
     at argument ``first``. With ``moves`` its outputs hold only numbers of its input (and zeros). With ``body`` it is
-    what that calls.
+    what that calls. With ``bounds`` it holds its input to them.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Operator:
     in_place: bool = False
     moves: bool = False
     body: Callable | None = None
+    bounds: tuple[float | None, float | None] | None = None
 
     def holds_parameter(self, slot: int) -> bool:
         """Whether a slot takes a weight or a bias, whatever tensor that is."""
@@ -175,7 +178,7 @@ def _operators() -> dict[object, Operator]:
         put(names, onnx_op, slots)
     for onnx_op, names in _UNARY.items():
         for name in names:
-            put((name, f"__{name}__"), onnx_op, _X)
+            put((name, f"__{name}__"), onnx_op, _X, bounds=BOUNDS.get(name))
     put(("softmax",), "Softmax", _X)
     table[torch.ops.aten._safe_softmax.default] = Operator("softmax", "Softmax", _X)
     for n in "123":
@@ -201,6 +204,21 @@ def _movers() -> dict[object, Operator]:
 
 _composites = {function: Operator(function.__name__, "", (), body=body) for function, body in BODIES.items()}
 _TABLE = _movers() | _operators() | _composites
+
+
+def _show_to_compiler() -> None:
+    """torch.compile hands modes the functions that torch.overrides lists. Some are not listed and would go to the graph
+    unseen, ``F.hardswish`` say, though eagerly they, or what they call, come to every mode."""
+    listed = torch.overrides.get_overridable_functions()
+    known = {function for functions in listed.values() for function in functions}
+    plain = (function for name, function in vars(F).items() if isinstance(function, FunctionType) and name[0] != "_")
+    listed[F].extend(function for function in plain if function in _TABLE and function not in known)
+    read = getattr(sys.modules.get("torch._dynamo.variables.torch"), "get_overridable_functions", None)
+    if hasattr(read, "cache_clear"):  # it may have read the list already
+        read.cache_clear()
+
+
+_show_to_compiler()
 # torch.compile does not find a Tensor method that is written in Python in a dictionary of functions.
 _METHODS = {
     function.__name__: (function, operator)

@@ -58,6 +58,13 @@ class Read:
     shape: torch.Size
     overwritten: bool = False  # later, in place
 
+    @property
+    def alone(self) -> bool:
+        """Whether nobody else reads, returns or keeps what is read here."""
+        value = self.value
+        made = value.producer is not None and not value.constant
+        return made and len(value.reads) == 1 and not value.is_result and not self.event.reread
+
 
 @dataclass(eq=False)
 class Event:
@@ -74,6 +81,7 @@ class Event:
     on_state: bool = False  # works in place on a buffer or parameter
     constant: bool = False  # of parameters, buffers and plain numbers alone
     integers: bool = False  # its output is not of a float type
+    reread: bool = False  # what it wrote over is read again, by the name that it had before
 
     @property
     def key(self) -> tuple:
@@ -115,6 +123,7 @@ class _Recorder(TorchFunctionMode):
         self.alive: list[Tensor] = []  # an id is reused once its tensor is gone
         self.reads: dict[int, list[Read]] = {}  # by the memory that is read
         self.constants: dict[int, list[Value]] = {}  # by the memory that holds them
+        self.written: dict[int, Event] = {}  # tensor -> the leaf that worked on it in place
         self.parameters = {id(p): name for name, p in model.named_parameters()}
         held = [leaf for module in model.modules() for leaf in tree_leaves(list(vars(module).values()))]
         self.state = set(self.parameters) | {id(tensor) for tensor in held if isinstance(tensor, Tensor)}
@@ -275,7 +284,7 @@ class _Recorder(TorchFunctionMode):
         uses = graph.uses.setdefault(path, {})
         return uses.setdefault(f"{above}:{count}", len(uses))
 
-    def leave(self, module, args, kwargs, output) -> None:
+    def leave(self, module, args, kwargs, output):
         with torch._C.DisableTorchFunction():
             frame = self.frames.pop()
             event = frame.event
@@ -293,10 +302,22 @@ class _Recorder(TorchFunctionMode):
                 self.graph.events.append(event)
                 return
             self._made(event, output, SLOTS[type(module)].outputs)
+            return self._in_place(event, output) if output is frame.input and event.output is not None else None
+
+    def _in_place(self, event: Event, tensor: Tensor) -> Tensor:
+        """What a leaf that wrote over its input returns: another name of it, to tell who reads which."""
+        for read in self.reads.get(_memory(tensor), ()):
+            read.overwritten |= read.event is not event
+        self.written[id(tensor)] = event
+        output = tensor.view_as(tensor)
+        self._set(output, event.output, True)
+        return output
 
     # --- tensors ------------------------------------------------------------------------------------------------------
 
     def _origin(self, tensor: Tensor) -> tuple[Value | None, bool]:
+        if id(tensor) in self.written:
+            self.written[id(tensor)].reread = True
         name = self.parameters.get(id(tensor))
         if name is not None and id(tensor) not in self.origins:
             self._set(tensor, Value(None, masking=_masking(tensor), constant=True, parameter=name), True)
@@ -401,6 +422,8 @@ def record(model: nn.Module, sample) -> Graph:
             hook.remove()
     for tensor in tree_leaves(output):
         value = recorder.origins.get(id(tensor), (None, True))[0]
+        if id(tensor) in recorder.written:
+            recorder.written[id(tensor)].reread = True
         if value is not None:
             value.is_result = True
             recorder.graph.returned.append(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -21,13 +22,16 @@ _BETWEEN = frozenset(
 
 
 def calling_line() -> Line:
-    """File and number of the line that called the function which a TorchFunctionMode is given."""
+    """Name of the file and number of the line that called the function which a TorchFunctionMode is given.
+
+    Without the folder, in which a pickled model may find its code elsewhere.
+    """
     frame = sys._getframe(1)
     while frame.f_code.co_filename in _BETWEEN and frame.f_back is not None:
         frame = frame.f_back
-    return frame.f_code.co_filename, frame.f_lineno
+    return os.path.basename(frame.f_code.co_filename), frame.f_lineno
 
 
 def shown(line: Line) -> str:
     """``file.py:12``."""
-    return f"{Path(line[0]).name}:{line[1]}"
+    return f"{line[0]}:{line[1]}"

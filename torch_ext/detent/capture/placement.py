@@ -8,10 +8,11 @@ from torch.nn.modules.conv import _ConvNd
 
 from ..config import Config
 from ..config.overrides import Selected
+from ..float_format import FloatFormat
 from ..nn import QuantizedModule, guard_fast_paths, is_leaf, quantize_module
 from ..nn.table import outside_leaves
 from ..nn.base import ParamQuantizers, Use, entries
-from ..quantizers import QuantizeDequantize, Quantizer
+from ..quantizers import Quantizer
 from .checkpoint import resume_recomputations
 from .graph import Event, Graph, Read
 from .mode import Capture, Captured, captured_class
@@ -30,7 +31,7 @@ class _Installer:
         self.model, self.graph, self.policy, self.learned = model, graph, policy, learned
         self.modules = dict(model.named_modules())
         self.seen = outside_leaves(self.modules)
-        self.shared: dict[int, QuantizeDequantize] = {}  # parameter -> its one quantizer
+        self.shared: dict[int, Quantizer] = {}  # parameter -> its one quantizer
         first = next((t for t in (*model.parameters(), *model.buffers())), None)
         self.device = torch.device("cpu") if first is None else first.device
 
@@ -102,6 +103,9 @@ class _Installer:
         for read in event.reads:
             if leaf._slots.inputs:
                 self._activation(holder.input_quantizers, read.slot, self.policy.input(read))
+        if event.reads:
+            kept = not event.reads[0].overwritten
+            holder._exact = kept, kept and event.reads[0].alone
 
     def _site(self, event: Event) -> None:
         owner = self.modules[event.path]
@@ -160,14 +164,14 @@ class _Installer:
         if spec is not None and slots[index] is None:
             slots[index] = spec.make("learned" if self.learned else "fixed", self.device)
 
-    def _parameter(self, module: nn.Module, name: str, spec: Spec) -> QuantizeDequantize:
+    def _parameter(self, module: nn.Module, name: str, spec: Spec) -> Quantizer:
         parameter = getattr(module, name)
         if "param_quantizers" not in module._modules:
             module.param_quantizers = ParamQuantizers(module, ())
         held = module.param_quantizers
         quantizer = self.shared.get(id(parameter))
         if quantizer is None:
-            quantizer = spec.make("learned" if self.learned else "dynamic", self.device)
+            quantizer = spec.make("learned" if self.learned else "dynamic", self.device, "dynamic")
             self.shared[id(parameter)] = quantizer
         if name not in held or held[name] is None:
             held[name] = quantizer
@@ -212,8 +216,8 @@ def install(
     config: Config,
     selected: Selected,
     *,
-    output_bw: int,
-    param_bw: int,
+    output_type: int | FloatFormat,
+    param_type: int | FloatFormat,
     learned: bool,
 ) -> Reasons:
     """Turn ``model`` into a simulation of itself, in place.
@@ -223,7 +227,7 @@ def install(
     Raises:
         ValueError: The configuration's overrides do not fit the model, which is as it was.
     """
-    policy = Policy(graph, dict(model.named_modules()), config, selected, output_bw, param_bw)
+    policy = Policy(graph, dict(model.named_modules()), config, selected, output_type, param_type)
     resume_recomputations()
     _Installer(model, graph, policy, learned).run()
     for name, module in model.named_modules():

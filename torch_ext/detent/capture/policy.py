@@ -9,10 +9,12 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
-from ..config import Config, Kernel, OpType
+from ..config import Config, OpType
 from ..config.overrides import NOTHING, Selected
+from ..float_format import FloatFormat
 from ..nn.table import SLOTS, is_leaf, outside_leaves
 from .graph import MOVING, Event, Graph, Read, Value
+from .kernels import Kernels
 from .reasons import EXCLUDED, OFF, Reasons
 from .spec import Spec, blocks, channels
 from .supergroups import PASSES, Fusions, names_of
@@ -39,7 +41,7 @@ class Policy:
     Args:
         graph, modules: The dataflow, and the float model's modules by name.
         config, selected: The settings, and what its overrides say of names.
-        output_bw, param_bw: Bits where no override says otherwise.
+        output_type, param_type: Bits of integers, or a float format, where no override says otherwise.
     Raises:
         ValueError: An override matches nothing, or does not fit a parameter.
     """
@@ -50,11 +52,11 @@ class Policy:
         modules: Mapping[str, nn.Module],
         config: Config,
         selected: Selected,
-        output_bw: int,
-        param_bw: int,
+        output_type: int | FloatFormat,
+        param_type: int | FloatFormat,
     ):
         self.graph, self.modules, self.config, self.selected = graph, modules, config, selected
-        self.output_bw, self.param_bw = output_bw, param_bw
+        self.output_type, self.kernels = output_type, Kernels(config, output_type, param_type)
         selected.check(self._names())
         _warn_of_passes(config)
         self.fusions = Fusions.find(
@@ -70,7 +72,7 @@ class Policy:
             if reason is not None:
                 self.reasons.setdefault(event.key, reason)
         self._check_blocks_of_functions()
-        self._warn_of_kernels()
+        self.kernels.check(self._operators())
 
     def _names(self) -> Iterator[str]:
         for path, module in self.modules.items():
@@ -121,7 +123,8 @@ class Policy:
 
     def _loses(self, value: Value) -> bool:
         """Whether rounding may make zeros that something divides by."""
-        return value.nearest_zero < max(_NEAR_ZERO, 1 / (2**self.output_bw - 1))
+        step = 0.0 if isinstance(self.output_type, FloatFormat) else 1 / (2**self.output_type - 1)
+        return value.nearest_zero < max(_NEAR_ZERO, step)
 
     def _wants_output(self, event: Event) -> bool:
         if event.key in self.forced:
@@ -195,7 +198,8 @@ class Policy:
         operator = event.operator
         return any(
             self.function_parameter(read) for read in event.reads
-            if read.slot == operator.weight or (read.value.parameter is not None and not operator.holds_parameter(read.slot))
+            if read.slot == operator.weight
+            or (read.value.parameter is not None and not operator.holds_parameter(read.slot))
         )  # fmt: skip
 
     def unreached(self, path: str, onnx_op: str) -> tuple[Spec | None, Spec | None]:
@@ -215,7 +219,7 @@ class Policy:
             symmetric = said.output_symmetric
         fixed = self._setting(onnx_op, "encoding_constraints", None) if output else None
         return Spec(
-            said.output_bw or self.output_bw, symmetric, strict=defaults.strict_symmetric,
+            said.output_bw or self.kernels.types(onnx_op)[0], symmetric, strict=defaults.strict_symmetric,
             unsigned=defaults.unsigned_symmetric, fixed=None if fixed is None else (fixed.min, fixed.max),
         )  # fmt: skip
 
@@ -265,8 +269,8 @@ class Policy:
         if said.block_size is not None and len(shape) > 1 and axis is not None:
             scales, block_size = blocks(f"override: {name}", shape, axis, said.block_size)
         return Spec(
-            said.param_bw or self.param_bw, bool(symmetric), scales, block_size, strict=defaults.strict_symmetric,
-            unsigned=defaults.unsigned_symmetric,
+            said.param_bw or self.kernels.types(onnx_op)[1], bool(symmetric), scales, block_size,
+            strict=defaults.strict_symmetric, unsigned=defaults.unsigned_symmetric,
         )  # fmt: skip
 
     def function_parameter(self, read: Read) -> Spec | None:
@@ -313,33 +317,22 @@ class Policy:
 
     # --- kernels ------------------------------------------------------------------------------------------------------
 
-    def _warn_of_kernels(self) -> None:
-        """Say once which layers the device has no kernel for, by the configuration's list."""
-        missing: dict[str, str] = {}
+    def _operators(self) -> Iterator[tuple[str, str, int | FloatFormat, int | FloatFormat | None]]:
+        """What runs on integers or in a float format, and in which: once per name."""
+        found = {}
         for event in self.graph.events:
-            kernels = self._kernels(event.onnx_op)
-            if not kernels or event.onnx_op in MOVING or not self.quantized(event):
-                continue
-            name = _name(event)
-            weight = self._weights.get(event.path) if event.site is None else None
-            bits = self.activation(name, event.onnx_op).bitwidth, None if weight is None else weight.bitwidth
-            if not any(_runs(kernel, *bits) for kernel in kernels):
-                missing[name] = f"{name} ({event.onnx_op}) has {bits[0]}-bit activations" + (
-                    "" if bits[1] is None else f" and {bits[1]}-bit parameters"
-                )
-        if missing:
-            shown = "; ".join(list(missing.values())[:3]) + (" ..." if len(missing) > 3 else "")
-            warnings.warn(
-                f"the configuration lists no supported kernel for {len(missing)} operators: {shown}. Their "
-                "quantization is simulated all the same.",
-                stacklevel=6,
-            )
+            if event.onnx_op not in MOVING and self.quantized(event):
+                weight = self._weight(event)
+                output = self.activation(_name(event), event.onnx_op).type
+                found[_name(event)] = event.onnx_op, output, None if weight is None else weight.type
+        for name, asked in found.items():
+            yield name, *asked
 
-    def _kernels(self, onnx_op: str) -> list[Kernel]:
-        kernels = self.config.defaults.supported_kernels
-        for op_type in self._op_types(onnx_op):
-            kernels = op_type.supported_kernels or kernels
-        return kernels
+    def _weight(self, event: Event) -> Spec | None:
+        if event.site is None:
+            return self._weights.get(event.path)
+        read = next((read for read in event.reads if read.slot == event.operator.weight), None)
+        return None if read is None else self.function_parameter(read)
 
 
 def _warn_of_passes(config: Config) -> None:
@@ -350,12 +343,6 @@ def _warn_of_passes(config: Config) -> None:
             f"{', '.join(PASSES)}.",
             stacklevel=6,
         )
-
-
-def _runs(kernel: Kernel, activation: int, param: int | None) -> bool:
-    of_param = kernel.param
-    fits = param is None or of_param is None or (of_param.dtype == "int" and of_param.bitwidth == param)
-    return fits and kernel.activation.dtype == "int" and kernel.activation.bitwidth == activation
 
 
 def _join(path: str, name: str) -> str:

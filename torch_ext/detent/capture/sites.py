@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from ..nn.base import ActivationQuantizers, param_quantizer
+from ..nn.base import ActivationQuantizers, fused, param_quantizer
 from .functions import Operator, arguments, is_quantizable, replaced
 
 __all__ = ["CallSite"]
@@ -60,18 +60,22 @@ class CallSite(ActivationQuantizers):
         if target is None:
             if new:
                 args, kwargs = replaced(operator, args, kwargs, new)
-            y = func(*args, **kwargs)
-            quantizer = self.output_quantizers._modules["0"]
-            if quantizer is None:
-                return y
-            if isinstance(y, tuple):
-                return (quantizer(y[0]), *y[1:])
-            return quantizer(y)
+            return self._quantized(func, operator, args, kwargs, exact=0 not in self.copied or 0 in new)
         # Computed on a copy: the quantizer may save its input for the gradient, which must not be written over then.
         first = new.get(0, target)
         new[0] = first.clone() if first is target else first
         args, kwargs = replaced(operator, args, kwargs, new)
+        target.copy_(self._quantized(func, operator, args, kwargs))
+        return target
+
+    def _quantized(self, func, operator: Operator, args: tuple, kwargs: dict, exact: bool = True):
+        """The call and the quantizer of its output: one pass where there is one and it is ``exact``."""
+        if operator.bounds is not None and exact:
+            y = fused(self, args[0] if args else kwargs.get("input"), operator.bounds)
+            if y is not None:
+                return y
         y = func(*args, **kwargs)
         quantizer = self.output_quantizers._modules["0"]
-        target.copy_(y if quantizer is None else quantizer(y))
-        return target
+        if quantizer is None:
+            return y
+        return (quantizer(y[0]), *y[1:]) if isinstance(y, tuple) else quantizer(y)

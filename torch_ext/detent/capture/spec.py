@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
-from ..quantizers import QuantizeDequantize
+from ..float_format import FloatFormat
+from ..observers import MinMaxObserver
+from ..quantizers import FloatQuantizeDequantize, QuantizeDequantize, Quantizer
 
 __all__ = ["Spec", "blocks", "channels"]
 
@@ -16,11 +18,12 @@ __all__ = ["Spec", "blocks", "channels"]
 class Spec:
     """Grid, scales and constraints of a quantizer.
 
-    ``strict``: a symmetric grid without its lowest code. ``unsigned``: a symmetric range without negative numbers takes
-    the grid from 0. ``fixed``: the ends of a range that calibration and training leave alone.
+    ``type``: the bits of an integer grid, or a float format, for which symmetry says nothing. ``strict``: a symmetric
+    grid without its lowest code. ``unsigned``: a symmetric range without negative numbers takes the grid from 0.
+    ``fixed``: the ends of a range that calibration and training leave alone.
     """
 
-    bitwidth: int
+    type: int | FloatFormat
     symmetric: bool
     shape: tuple[int, ...] = (1,)
     block_size: tuple[int, ...] | None = None
@@ -28,13 +31,15 @@ class Spec:
     unsigned: bool = False
     fixed: tuple[float, float] | None = None
 
-    def make(self, mode: str, device: torch.device) -> QuantizeDequantize:
-        """A quantizer without a range, but for a fixed one."""
+    def make(self, mode: str, device: torch.device, unlearned: str = "fixed") -> Quantizer:
+        """A quantizer without a range, but for a fixed one; ``unlearned``: the mode of one that has nothing to learn."""
+        if isinstance(self.type, FloatFormat):
+            return self._make_float(unlearned, device)
         fixed = self.fixed
         symmetric = self.symmetric or (fixed is not None and fixed[0] == -fixed[1])
         from_zero = symmetric and self.unsigned and fixed is not None and fixed[0] == 0
-        low = -(2 ** (self.bitwidth - 1)) if symmetric and not from_zero else 0
-        high = low + 2**self.bitwidth - 1
+        low = -(2 ** (self.type - 1)) if symmetric and not from_zero else 0
+        high = low + 2**self.type - 1
         quantizer = QuantizeDequantize(
             self.shape, low + (low < 0 and self.strict), high, symmetric, zero_point=0 if from_zero else None,
             block_size=self.block_size, mode=mode if fixed is None else "fixed",
@@ -45,6 +50,20 @@ class Spec:
         else:
             reach = max(-fixed[0], fixed[1])
             quantizer.set_range(*((-reach, reach) if low < 0 else fixed))
+            quantizer.allow_overwrite(False)
+        return quantizer
+
+    def _make_float(self, mode: str, device: torch.device) -> FloatQuantizeDequantize:
+        layout, scaled = {"shape": self.shape, "block_size": self.block_size}, self.type.is_scaled
+        if not scaled:
+            return FloatQuantizeDequantize(dtype=self.type, **layout).to(device)
+        observer = MinMaxObserver(**layout)
+        mode = mode if self.fixed is None else "fixed"
+        quantizer = FloatQuantizeDequantize(dtype=self.type, observer=observer, mode=mode, **layout).to(device)
+        if self.fixed is None:
+            quantizer.reset()
+        else:
+            quantizer.set_range(*self.fixed)
             quantizer.allow_overwrite(False)
         return quantizer
 

@@ -12,7 +12,7 @@ __all__ = ["float_class", "strip"]
 
 _UNGUARDED = {guarded: float_ for float_, guarded in GUARDED.items()}
 _SLOTS = ("param_quantizers", "input_quantizers", "output_quantizers")
-_ATTRIBUTES = ("_detent", "_path", "_uses")
+_ATTRIBUTES = ("_detent", "_path", "_uses", "_exact", "_fuses")
 
 
 def float_class(made: type) -> type:

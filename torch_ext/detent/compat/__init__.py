@@ -1,7 +1,7 @@
 """AIMET's names where they are not ours, so that code written for it runs with its import lines changed.
 
 ``import detent.compat as Q`` stands for ``import aimet_torch.quantization as Q``: ``Q.affine``,
-``Q.encoding_analyzer``. The table of all imports is ``docs/from_aimet.md``.
+``Q.float``, ``Q.encoding_analyzer``. The table of all imports is ``docs/from_aimet.md``.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..nn import QuantizedModule as QuantizationMixin
-from . import affine, elementwise_ops, encoding_analyzer
+from . import affine, elementwise_ops, encoding_analyzer, float
 
-__all__ = ["CallbackFunc", "QuantizationMixin", "affine", "elementwise_ops", "encoding_analyzer"]
+__all__ = ["CallbackFunc", "QuantizationMixin", "affine", "elementwise_ops", "encoding_analyzer", "float"]
 
 
 @dataclass

@@ -213,16 +213,20 @@ class AffineEncoding:
         Raises:
             ValueError: The version is not known, or cannot say this encoding.
         """
-        ours.files.check_version(encoding_version)
-        form = {module.VERSION: module for module in (v0_6_1, v1_0_0, v2_0_0)}[encoding_version]
-        encoding = self.as_ours()
-        if encoding.axis is not None:
-            encoding = replace(encoding, axis=encoding.axis + encoding.scale.dim())
-        entry = form.entry_of("", encoding)
-        return {key: value for key, value in entry.items() if key != "name"} if isinstance(entry, dict) else entry
+        return entry_of(self.as_ours(), encoding_version)
 
     def __repr__(self) -> str:
         return (
             f"AffineEncoding(scale={self.scale}, offset={self.offset}, qmin={self.qmin}, qmax={self.qmax}, "
             f"symmetry={self.symmetry}, block_size={self.block_size})"
         )
+
+
+def entry_of(encoding: ours.Encoding, version: str) -> Any:
+    """What a file of this version has of a tensor, without its name."""
+    ours.files.check_version(version)
+    form = {module.VERSION: module for module in (v0_6_1, v1_0_0, v2_0_0)}[version]
+    if encoding.axis is not None:
+        encoding = replace(encoding, axis=encoding.axis + encoding.scale.dim())
+    entry = form.entry_of("", encoding)
+    return {key: value for key, value in entry.items() if key != "name"} if isinstance(entry, dict) else entry

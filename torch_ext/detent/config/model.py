@@ -13,8 +13,10 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
+from ..float_format import FloatFormat
 from . import names, reading, schema
 from .overrides import Override
 
@@ -130,7 +132,12 @@ class Config:
     """The configuration of a simulation.
 
     Settings of higher precedence win: ``defaults``, ``params``, ``op_type``, ``supergroups``, ``model_input``,
-    ``model_output``, and then overrides, the last of them first. ``Config()`` quantizes nothing; start from a name:
+    ``model_output``, and then overrides, the last of them first. ``Config()`` quantizes nothing; start from a name.
+
+    ``on_missing_kernel`` is what happens to an operator with bits that none of its ``supported_kernels`` has:
+    ``"warn"`` and ``"allow"`` simulate it, with a warning or without; ``"raise"`` raises a ValueError; ``"enforce"``
+    replaces the sim's ``default_output_bw`` and ``default_param_bw`` for it by those of the first kernel, if these hold
+    at least as much, and raises where they do not, or where an override asked for the bits.
 
     Example:
         >>> config = Config.load("htp_v73")
@@ -149,6 +156,7 @@ class Config:
     supergroup_pass_list: list[str] = field(default_factory=list)
     model_input: ModelInput = field(default_factory=ModelInput)
     model_output: ModelOutput = field(default_factory=ModelOutput)
+    on_missing_kernel: str = "warn"
     overrides: list[Override] = field(default_factory=list)
 
     @classmethod
@@ -184,13 +192,20 @@ class Config:
         return _from_json(cls, {key: value for key, value in content.items() if key != "$schema"})
 
     def check(self) -> None:
-        """Raise ValueError at the first setting that a file could not hold."""
+        """Raise ValueError at the first setting that is none, or that a file could not hold."""
+        if self.on_missing_kernel not in _ON_MISSING_KERNEL:
+            raise ValueError(
+                f"Config: on_missing_kernel is {self.on_missing_kernel!r}, expected one of "
+                f"{', '.join(map(repr, _ON_MISSING_KERNEL))}."
+            )
         schema.check(self.to_dict(), reading.Place("Config"))
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of a JSON file that says the same; overrides, which JSON has none for, left out."""
+        """The content of a JSON file that says the same; overrides and ``on_missing_kernel``, which JSON has none for,
+        left out."""
         content = _to_json(self)
-        content.pop("overrides")
+        for name in _PYTHON_ALONE:
+            content.pop(name)
         return content
 
     def save(self, path: str | PathLike[str]) -> None:
@@ -208,9 +223,9 @@ class Config:
         select: str | nn.Module | type[nn.Module] | Callable[[str, nn.Module], bool],
         *,
         quantized: bool | None = None,
-        output_bw: int | None = None,
+        output_bw: int | FloatFormat | torch.dtype | str | None = None,
         output_symmetric: bool | None = None,
-        param_bw: int | None = None,
+        param_bw: int | FloatFormat | torch.dtype | str | None = None,
         param_symmetric: bool | None = None,
         granularity: str | None = None,
         block_size: int | tuple[int, ...] | None = None,
@@ -223,7 +238,9 @@ class Config:
                 a predicate of name and module.
             quantized: ``False``: float. Layers that read an output in float quantize their input. ``True`` undoes an
                 earlier ``False``, and quantizes parameters that the configuration does not.
-            output_bw: Bits of activations, 2 to 32.
+            output_bw: Bits of activations, 2 to 32, or what :meth:`detent.FloatFormat.of` knows as a float format:
+                ``torch.float16``, ``"e4m3fn"``, a ``FloatFormat``. A number is of an integer's bits, whatever the
+                sim's ``default_data_type`` is.
             output_symmetric: Whether their zero point is fixed.
             param_bw, param_symmetric: The same for parameters.
             granularity: ``"per_tensor"`` or ``"per_channel"``, of parameters.
@@ -235,13 +252,17 @@ class Config:
             >>> config = Config.load()
             >>> config.override(torch.nn.Linear, param_bw=4, block_size=16)
             >>> config.override("*.head", quantized=False)
-            >>> config.override(lambda name, module: name.count(".") > 3, output_bw=16)
+            >>> config.override(lambda name, module: name.count(".") > 3, output_bw=torch.bfloat16)
         """
         self.overrides.append(
             Override(
                 select, quantized, output_bw, output_symmetric, param_bw, param_symmetric, granularity, block_size
             )
         )
+
+
+_PYTHON_ALONE = ("on_missing_kernel", "overrides")
+_ON_MISSING_KERNEL = ("warn", "allow", "raise", "enforce")
 
 
 def _from_json(kind: Any, value: Any) -> Any:

@@ -6,11 +6,33 @@ import fnmatch
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 
+import torch
 from torch import nn
 
-__all__ = ["NOTHING", "Override", "Selected"]
+from ..float_format import FloatFormat
+
+__all__ = ["NOTHING", "Override", "Selected", "type_of"]
 
 _GRANULARITIES = ("per_tensor", "per_channel")
+
+
+def type_of(where: str, given: object) -> int | FloatFormat:
+    """The bits of an integer grid, or the float format, that a user gave.
+
+    Raises:
+        ValueError: It is neither; ``where`` says who asked for it.
+    """
+    if isinstance(given, (FloatFormat, torch.dtype, str)):
+        try:
+            return FloatFormat.of(given)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+    if given is None or not _integer(given, 2, 32):
+        raise ValueError(
+            f"{where} is {given!r}, expected an integer from 2 to 32, or a float format: a FloatFormat, a torch type "
+            "or its name."
+        )
+    return given
 
 
 @dataclass(frozen=True)
@@ -19,9 +41,9 @@ class Override:
 
     select: str | nn.Module | type[nn.Module] | Callable[[str, nn.Module], bool] | None
     quantized: bool | None = None
-    output_bw: int | None = None
+    output_bw: int | FloatFormat | torch.dtype | str | None = None
     output_symmetric: bool | None = None
-    param_bw: int | None = None
+    param_bw: int | FloatFormat | torch.dtype | str | None = None
     param_symmetric: bool | None = None
     granularity: str | None = None
     block_size: int | tuple[int, ...] | None = None
@@ -38,8 +60,8 @@ class Override:
             if not isinstance(getattr(self, name), bool | None):
                 raise _wrong(name, getattr(self, name), "True or False")
         for name in ("output_bw", "param_bw"):
-            if not _integer(getattr(self, name), 2, 32):
-                raise _wrong(name, getattr(self, name), "an integer from 2 to 32")
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, type_of(f"override: {name}", getattr(self, name)))
         if self.granularity is not None and self.granularity not in _GRANULARITIES:
             raise _wrong("granularity", self.granularity, " or ".join(map(repr, _GRANULARITIES)))
         sizes = self.block_size if isinstance(self.block_size, tuple) else (self.block_size,)

@@ -2,6 +2,17 @@
 
 from .affine import AffineEncoding
 from .files import VERSIONS, EncodingsFile, detect, read_any, to_dict
+from .floating import Encoding, FloatEncoding
 from .grouped import GroupedBlockEncoding
 
-__all__ = ["VERSIONS", "AffineEncoding", "EncodingsFile", "GroupedBlockEncoding", "detect", "read_any", "to_dict"]
+__all__ = [
+    "VERSIONS",
+    "AffineEncoding",
+    "Encoding",
+    "EncodingsFile",
+    "FloatEncoding",
+    "GroupedBlockEncoding",
+    "detect",
+    "read_any",
+    "to_dict",
+]

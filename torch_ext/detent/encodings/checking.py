@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sized
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..defs import Granularity
 from .affine import AffineEncoding
+
+if TYPE_CHECKING:
+    from .floating import Encoding
 
 __all__ = [
     "MAX_TENSORS",
@@ -86,13 +89,13 @@ def check_count(where: str, entries: Sized) -> None:
 
 
 def by_name(
-    key: str, entries: Any, encoding_of: Callable[[Mapping[str, Any]], AffineEncoding]
-) -> dict[str, AffineEncoding]:
+    key: str, entries: Any, encoding_of: Callable[[Mapping[str, Any]], Encoding]
+) -> dict[str, Encoding]:
     """The encodings of a list of entries that name their tensors, each once."""
     if not isinstance(entries, (list, tuple)):
         raise _expected(key, entries, "a list of entries")
     check_count(key, entries)
-    found: dict[str, AffineEncoding] = {}
+    found: dict[str, Encoding] = {}
     for index, entry in enumerate(entries):
         where = f"{key}[{index}]"
         name = named(f"{where}: name", fields(where, entry, ("name",))["name"])
@@ -154,7 +157,7 @@ def check_grid(version: str, name: str, encoding: AffineEncoding) -> None:
         )
 
 
-def block_of(version: str, name: str, encoding: AffineEncoding) -> tuple[int, int]:
+def block_of(version: str, name: str, encoding: Encoding) -> tuple[int, int]:
     """The dimension along which an encoding has blocks, and their size."""
     blocks, shape = encoding.block_size or (), encoding.scale.shape
     runs = [d for d, (block, scales) in enumerate(zip(blocks, shape)) if scales > 1 and block != 1]

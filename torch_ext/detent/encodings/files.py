@@ -9,6 +9,7 @@ from typing import Any
 
 from . import checking, text, v0_6_1, v1_0_0, v2_0_0
 from .affine import AffineEncoding
+from .floating import Encoding
 
 __all__ = ["VERSIONS", "EncodingsFile", "check_version", "detect", "read_any", "to_dict"]
 
@@ -29,8 +30,8 @@ class EncodingsFile:
 
     version: str
     keyed_by: str
-    activations: dict[str, AffineEncoding]
-    parameters: dict[str, AffineEncoding]
+    activations: dict[str, Encoding]
+    parameters: dict[str, Encoding]
 
 
 def check_version(version: str) -> None:
@@ -102,8 +103,8 @@ def read_any(source: Mapping[str, Any] | str | PathLike[str]) -> EncodingsFile:
 
 def to_dict(
     version: str,
-    activations: Mapping[str, AffineEncoding],
-    parameters: Mapping[str, AffineEncoding],
+    activations: Mapping[str, Encoding],
+    parameters: Mapping[str, Encoding],
     *,
     keyed_by: str,
     quantizer_args: Mapping[str, Any] | None = None,

@@ -13,8 +13,8 @@ import torch
 
 from ..defs import Granularity
 from . import checking, v2_0_0
-from .affine import AffineEncoding
 from .files import EncodingsFile, read_any
+from .floating import Encoding, FloatEncoding
 from .grouped import GroupedBlockEncoding
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ _AGAIN = re.compile(r"((?:.*\.)?(?:input|output)_[0-9]+)_[0-9]+", re.DOTALL)
 @dataclass
 class _Target:
     name: str
-    encoding: AffineEncoding
+    encoding: Encoding
     quantizer: Quantizer
 
 
@@ -49,6 +49,8 @@ def load(
         raise ValueError(
             f"load_encodings: encodings is {checking.shown(encodings)}, expected a path or a mapping with its content."
         )
+    from ..quantizers.kinds import suit_encoding
+
     file = read_any(encodings)
     given = dict(file.parameters) if parameters_only else {**file.activations, **file.parameters}
     if parameters_only and file.version == v2_0_0.VERSION:  # which does not say what is a parameter
@@ -63,6 +65,7 @@ def load(
         for target in targets:
             if target.quantizer._overwritable:
                 _check_layout(target)
+                suit_encoding(target.quantizer, target.encoding)
                 target.quantizer.set_encoding(target.encoding, requires_grad=requires_grad)
                 _check_taken(target)
     except BaseException:  # Ctrl-C too
@@ -78,7 +81,7 @@ def load(
 
 
 def _targets(
-    sim: QuantizationSimModel, file: EncodingsFile, given: Mapping[str, AffineEncoding], strict: bool
+    sim: QuantizationSimModel, file: EncodingsFile, given: Mapping[str, Encoding], strict: bool
 ) -> tuple[list[_Target], set[int]]:
     """Which quantizer each encoding is for, and the ids of all quantizers that the file speaks of."""
     slots = {name: quantizer for name, _, quantizer in sim._named_slots()}
@@ -113,9 +116,11 @@ def _targets(
     return list(found.values()), kept
 
 
-def _laid_out(name: str, encoding: AffineEncoding, quantizer: Quantizer) -> AffineEncoding:
+def _laid_out(name: str, encoding: Encoding, quantizer: Quantizer) -> Encoding:
     """Grouped blocks in the shape of their quantizer, which a flat file does not say."""
     counts = getattr(quantizer, "_group_counts", None)
+    if isinstance(encoding, FloatEncoding):
+        return encoding
     if isinstance(encoding, GroupedBlockEncoding) != (counts is not None):
         kinds = "blocks with integer scales (LPBQ)", "scales without groups"
         came, expected = kinds if counts is None else kinds[::-1]
@@ -128,20 +133,24 @@ def _laid_out(name: str, encoding: AffineEncoding, quantizer: Quantizer) -> Affi
     return encoding.laid_on(f"load_encodings: {checking.printable(name)}", quantizer.shape, counts)
 
 
-def _same(first: AffineEncoding, second: AffineEncoding) -> bool:
-    def grid(encoding: AffineEncoding) -> tuple:
+def _same(first: Encoding, second: Encoding) -> bool:
+    def grid(encoding: Encoding) -> tuple:
+        if isinstance(encoding, FloatEncoding):
+            return (encoding.format,)
         return encoding.bitwidth, encoding.is_symmetric, encoding.num_steps, getattr(encoding, "decompressed_bw", None)
 
-    return first is second or (
-        grid(first) == grid(second)
-        and torch.equal(first.scale.flatten(), second.scale.flatten())
-        and torch.equal(first.offset.flatten(), second.offset.flatten())
-    )
+    def numbers(encoding: Encoding) -> list[list[float]]:
+        held = (getattr(encoding, name, None) for name in ("scale", "offset"))
+        return [tensor.flatten().tolist() for tensor in held if tensor is not None]
+
+    return first is second or (grid(first) == grid(second) and numbers(first) == numbers(second))
 
 
 def _check_layout(target: _Target) -> None:
     """Raise ValueError where as many scales would lie on the tensor in another way."""
     encoding, quantizer = target.encoding, target.quantizer
+    if encoding.scale is None:
+        return
     name, scales = checking.printable(target.name), encoding.scale.numel()
     if scales != math.prod(quantizer.shape):
         raise ValueError(
@@ -150,10 +159,11 @@ def _check_layout(target: _Target) -> None:
         )
     if scales == 1:
         return
-    if encoding.granularity is not quantizer.granularity:
+    granularity = quantizer._layout.granularity
+    if encoding.granularity is not granularity:
         raise ValueError(
-            f"load_encodings: {name} is {encoding.granularity.name}, expected {quantizer.granularity.name} for scales "
-            f"of shape {quantizer.shape}."
+            f"load_encodings: {name} is {encoding.granularity.name}, expected {granularity.name} for scales of shape "
+            f"{quantizer.shape}."
         )
     if encoding.granularity is Granularity.per_channel and encoding.axis is not None:
         axis = quantizer._known_axis()
@@ -175,11 +185,15 @@ def _check_layout(target: _Target) -> None:
 def _check_taken(target: _Target) -> None:
     """Raise ValueError where the quantizer now computes with other numbers than the file says."""
     encoding, quantizer = target.encoding, target.quantizer
+    if encoding.scale is None:
+        return
     taken = quantizer.get_encoding()
     wanted, got = encoding.scale.double().flatten(), taken.scale.double().flatten()
-    same_scale = ((got - wanted).abs() <= 1e-6 * wanted).all()
-    shift = (taken.offset.double().flatten() - encoding.offset.double().flatten()).abs()
-    if not bool(same_scale & (shift <= 1e-6 * encoding.num_steps).all()):
+    same = ((got - wanted).abs() <= 1e-6 * wanted).all()
+    if not isinstance(encoding, FloatEncoding):
+        shift = (taken.offset.double().flatten() - encoding.offset.double().flatten()).abs()
+        same &= (shift <= 1e-6 * encoding.num_steps).all()
+    if not bool(same):
         worst = int((got / wanted - 1).abs().argmax())
         raise ValueError(
             f"load_encodings: {checking.printable(target.name)} has scale {wanted[worst].item():g}, expected one that "

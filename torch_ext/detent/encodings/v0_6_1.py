@@ -5,6 +5,8 @@
                                                  "min": -2.1, "offset": -114, "scale": 0.0184}]},
      "param_encodings": {"conv1.weight": [{...}, {...}]}, "excluded_layers": [], "quantizer_args": {...}}
 
+Float formats are ``{"bitwidth": 16, "dtype": "float"}``, with ``exponent_bits``, ``mantissa_bits`` and what else is
+odd where the bits alone stand for another format, and ``scale`` where there is one.
 Keyed by ``torch``, activations are ``{"conv1": {"input": {"0": {...}}}}`` instead, with a list only where there are
 several scales. ``is_symmetric`` is a string. Files without a version are of this one.
 """
@@ -18,7 +20,7 @@ from typing import Any
 
 from ..defs import Granularity
 from . import checking, text
-from .affine import AffineEncoding
+from .floating import Encoding, FloatEncoding, format_of, said_of, scales_of
 
 __all__ = ["VERSION", "encoding_of", "entry_of", "from_dict", "read", "to_dict", "write"]
 
@@ -32,7 +34,7 @@ def is_slot(name: str) -> bool:
     return _SLOT.fullmatch(name) is not None
 
 
-def entry_of(name: str, encoding: AffineEncoding) -> list[dict[str, Any]]:
+def entry_of(name: str, encoding: Encoding) -> list[dict[str, Any]]:
     """The entry of one tensor: a dictionary per scale.
 
     Raises:
@@ -43,6 +45,11 @@ def entry_of(name: str, encoding: AffineEncoding) -> list[dict[str, Any]]:
             f"{name}: it is quantized in blocks of {encoding.block_size}, expected per tensor or per channel: a 0.6.1 "
             "file has no blocks. Write 1.0.0 or 2.0.0."
         )
+    if isinstance(encoding, FloatEncoding):
+        head = {"bitwidth": encoding.bitwidth, "dtype": "float", **said_of(encoding.format)}
+        if encoding.scale is None:
+            return [head]
+        return [{**head, "scale": scale} for scale in encoding.scale.flatten().tolist()]
     checking.check_grid(VERSION, name, encoding)
     scales, offsets = (part.double().flatten().tolist() for part in (encoding.scale, encoding.offset))
     return [
@@ -59,20 +66,23 @@ def entry_of(name: str, encoding: AffineEncoding) -> list[dict[str, Any]]:
     ]
 
 
-def encoding_of(name: str, entry: Any) -> AffineEncoding:
+def encoding_of(name: str, entry: Any) -> Encoding:
     """The encoding of one entry, a dictionary or a list of them; scale and offset are flat.
 
     Raises:
-        ValueError: A key is missing or of another type, the dictionaries contradict each other or themselves, or the
-            entry is not of an integer grid.
+        ValueError: A key is missing or of another type, or the dictionaries contradict each other or themselves.
     """
     where = checking.shown(name)
     parts = [entry] if isinstance(entry, Mapping) else checking.sequence(where, entry)
+    if all(isinstance(part, Mapping) and part.get("dtype") == "float" for part in parts):
+        return _float_of(where, parts)
     heads, scale, offset = set(), [], []
     for index, part in enumerate(parts):
         here = f"{where}[{index}]"
         if isinstance(part, Mapping) and part.get("dtype", "int") != "int":
-            raise ValueError(f"encodings: {here}: dtype is {checking.shown(part['dtype'])}, expected 'int'.")
+            raise ValueError(
+                f"encodings: {here}: dtype is {checking.shown(part['dtype'])}, expected 'int', or 'float' throughout."
+            )
         part = checking.fields(here, part, _KEYS)
         flag = part["is_symmetric"]
         if not isinstance(flag, bool) and flag not in ("True", "False"):
@@ -100,9 +110,27 @@ def encoding_of(name: str, entry: Any) -> AffineEncoding:
     return encoding
 
 
+def _float_of(where: str, parts: list[Mapping[str, Any]]) -> FloatEncoding:
+    formats, scale = set(), []
+    for index, part in enumerate(parts):
+        here = f"{where}[{index}]"
+        bits = checking.integer(f"{here}: bitwidth", checking.fields(here, part, ("bitwidth",))["bitwidth"], 3, 32)
+        formats.add(format_of(here, part, bits))
+        scale += [part["scale"]] if "scale" in part else []
+    if len(formats) != 1:
+        raise ValueError(f"encodings: {where} has {len(formats)} float formats, expected one.")
+    format = formats.pop()
+    if not scale and len(parts) == 1:
+        return FloatEncoding(format)
+    if len(scale) != len(parts):
+        raise ValueError(f"encodings: {where} has {len(scale)} scales in {len(parts)} entries, expected one in each.")
+    kind = Granularity.per_tensor if len(parts) == 1 else Granularity.per_channel
+    return FloatEncoding(format, scales_of(where, scale, format), kind)
+
+
 def to_dict(
-    activations: Mapping[str, AffineEncoding],
-    parameters: Mapping[str, AffineEncoding],
+    activations: Mapping[str, Encoding],
+    parameters: Mapping[str, Encoding],
     *,
     keyed_by: str = "onnx",
     excluded_layers: list[str] | None = None,
@@ -161,7 +189,7 @@ def _flat(layers: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
                 yield name, entry
 
 
-def from_dict(content: Mapping[str, Any]) -> tuple[dict[str, AffineEncoding], dict[str, AffineEncoding]]:
+def from_dict(content: Mapping[str, Any]) -> tuple[dict[str, Encoding], dict[str, Encoding]]:
     """Activation and parameter encodings by name, of either keying.
 
     A file with neither ``activation_encodings`` nor ``param_encodings`` holds parameters only.
@@ -179,7 +207,7 @@ def from_dict(content: Mapping[str, Any]) -> tuple[dict[str, AffineEncoding], di
         if not isinstance(part, Mapping):
             raise ValueError(f"encodings: {key} is {checking.shown(part)}, expected an object by tensor.")
         checking.check_count(key, part)
-    activations: dict[str, AffineEncoding] = {}
+    activations: dict[str, Encoding] = {}
     for name, entry in _flat(parts[0]):
         if name in activations:
             raise ValueError(f"encodings: {checking.shown(name)} stands twice, expected once.")
@@ -195,6 +223,6 @@ def write(path: str | PathLike[str], content: Mapping[str, Any]) -> None:
     text.write(path, content)
 
 
-def read(path: str | PathLike[str]) -> tuple[dict[str, AffineEncoding], dict[str, AffineEncoding]]:
+def read(path: str | PathLike[str]) -> tuple[dict[str, Encoding], dict[str, Encoding]]:
     """Activation and parameter encodings of a file, by name; errors as :func:`from_dict`."""
     return from_dict(text.read(path))

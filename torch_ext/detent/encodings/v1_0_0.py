@@ -6,6 +6,8 @@
      "param_encodings": [...], "excluded_layers": [], "quantizer_args": {...}}
 
 ``offset`` is ``qmin - zero_point``. An entry has seven keys, with blocks also ``block_size``.
+A float format is ``{"name": "h", "enc_type": "PER_TENSOR", "dtype": "FLOAT", "bw": 16}``, with ``exponent_bits``,
+``mantissa_bits`` and what else is odd where the bits alone stand for another format, and ``scale`` where there is one.
 Grouped blocks are LPBQ: ``bw`` is the decompressed bitwidth, ``scale`` and ``offset`` are those of the channels, and
 ``compressed_bw``, ``block_size`` and ``per_block_int_scale`` (channel by channel) say the rest.
 """
@@ -18,17 +20,18 @@ from typing import Any
 
 from ..defs import Granularity
 from . import checking, text
-from .affine import AffineEncoding
+from .floating import Encoding, FloatEncoding, format_of, said_of, scales_of
 from .grouped import GroupedBlockEncoding, check_writable, grouped
 
 __all__ = ["VERSION", "entry_of", "encoding_of", "from_dict", "read", "to_dict", "write"]
 
 VERSION = "1.0.0"
 _KEYS = ("name", "enc_type", "dtype", "bw", "is_sym", "scale", "offset")
+_FLOAT_KEYS = ("name", "enc_type", "dtype", "bw")
 _GROUPED_KEYS = (*_KEYS, "compressed_bw", "block_size", "per_block_int_scale")
 
 
-def entry_of(name: str, encoding: AffineEncoding) -> dict[str, Any]:
+def entry_of(name: str, encoding: Encoding) -> dict[str, Any]:
     """The entry of one tensor.
 
     Raises:
@@ -36,16 +39,15 @@ def entry_of(name: str, encoding: AffineEncoding) -> dict[str, Any]:
     """
     if isinstance(encoding, GroupedBlockEncoding):
         return _grouped_entry(name, encoding)
-    checking.check_grid(VERSION, name, encoding)
-    entry = {
-        "name": name,
-        "enc_type": encoding.granularity.name.upper(),
-        "dtype": encoding.dtype,
-        "bw": encoding.bitwidth,
-        "is_sym": encoding.is_symmetric,
-        "scale": encoding.scale.flatten().tolist(),
-        "offset": [round(offset) for offset in encoding.offset.flatten().tolist()],
-    }
+    kind = encoding.granularity.name.upper()
+    entry = {"name": name, "enc_type": kind, "dtype": encoding.dtype, "bw": encoding.bitwidth}
+    scales = {} if encoding.scale is None else {"scale": encoding.scale.flatten().tolist()}
+    if isinstance(encoding, FloatEncoding):
+        entry |= {**said_of(encoding.format), **scales}
+    else:
+        checking.check_grid(VERSION, name, encoding)
+        offsets = [round(offset) for offset in encoding.offset.flatten().tolist()]
+        entry |= {"is_sym": encoding.is_symmetric, **scales, "offset": offsets}
     if encoding.granularity is Granularity.per_block:
         entry["block_size"] = checking.block_of(VERSION, name, encoding)[1]
     return entry
@@ -86,12 +88,30 @@ def _grouped_of(where: str, entry: Mapping[str, Any]) -> GroupedBlockEncoding:
     return grouped(where, scale, blocks, compressed, bits, block_size=size)
 
 
-def encoding_of(entry: Mapping[str, Any]) -> AffineEncoding:
+def _float_of(where: str, entry: Mapping[str, Any], kind: Granularity) -> FloatEncoding:
+    entry = checking.fields(where, entry, _FLOAT_KEYS)
+    format = format_of(where, entry, checking.integer(f"{where}: bw", entry["bw"], 3, 32))
+    if "scale" not in entry:
+        return FloatEncoding(format)
+    scale = scales_of(where, checking.sequence(f"{where}: scale", entry["scale"]), format)
+    return FloatEncoding(format, scale, kind, _block_of(where, entry, kind, scale.numel()))
+
+
+def _block_of(where: str, entry: Mapping[str, Any], kind: Granularity, scales: int) -> tuple[int] | None:
+    """The block size of an entry that has one, once it is known that the scales are of their kind."""
+    if kind is Granularity.per_tensor and scales != 1:
+        raise ValueError(f"encodings: {where} is PER_TENSOR and has {scales} scales, expected 1.")
+    if kind is not Granularity.per_block:
+        return None
+    size = checking.fields(where, entry, ("block_size",))["block_size"]
+    return (checking.integer(f"{where}: block_size", size, 1, 2**63 - 1),)
+
+
+def encoding_of(entry: Mapping[str, Any]) -> Encoding:
     """The encoding of one entry; ``scale`` and ``offset`` are flat, as the file does not say their shape.
 
     Raises:
-        ValueError: A key is missing, a value is of another type or out of its range, or the entry is not of an integer
-            grid.
+        ValueError: A key is missing, or a value is of another type or out of its range.
     """
     entry = checking.fields("an entry", entry, ("name",))
     where = checking.shown(checking.named("an entry: name", entry["name"]))
@@ -99,13 +119,15 @@ def encoding_of(entry: Mapping[str, Any]) -> AffineEncoding:
     dtype, kind = entry.get("dtype", "INT"), entry.get("enc_type", "PER_TENSOR")
     if dtype == "INT" and kind == "LPBQ":
         return _grouped_of(where, entry)
-    if dtype != "INT" or not isinstance(kind, str) or kind not in kinds:
+    if dtype not in ("INT", "FLOAT") or not isinstance(kind, str) or kind not in kinds:
         raise ValueError(
             f"encodings: {where} has dtype {checking.shown(dtype)} and enc_type {checking.shown(kind)}, expected 'INT' "
-            "and PER_TENSOR, PER_CHANNEL, PER_BLOCK or LPBQ."
+            "and PER_TENSOR, PER_CHANNEL, PER_BLOCK or LPBQ, or 'FLOAT' and one of the first three."
         )
+    kind = kinds[kind]
+    if dtype == "FLOAT":
+        return _float_of(where, entry, kind)
     entry = checking.fields(where, entry, _KEYS)
-    kind = kinds[entry["enc_type"]]
     bits = checking.integer(f"{where}: bw", entry["bw"], 2, 32)
     if not isinstance(entry["is_sym"], bool):
         raise ValueError(f"encodings: {where}: is_sym is {checking.shown(entry['is_sym'])}, expected true or false.")
@@ -113,18 +135,13 @@ def encoding_of(entry: Mapping[str, Any]) -> AffineEncoding:
     offset = checking.integers(
         f"{where}: offset", checking.sequence(f"{where}: offset", entry["offset"]), 1 - 2**bits, 0
     )
-    if kind is Granularity.per_tensor and len(scale) != 1:
-        raise ValueError(f"encodings: {where} is PER_TENSOR and has {len(scale)} scales, expected 1.")
-    block = None
-    if kind is Granularity.per_block:
-        checking.fields(where, entry, (*_KEYS, "block_size"))
-        block = checking.integer(f"{where}: block_size", entry["block_size"], 1, 2**63 - 1)
-    return checking.affine(where, scale, offset, bits, entry["is_sym"], kind, block_size=block)
+    block = _block_of(where, entry, kind, len(scale))
+    return checking.affine(where, scale, offset, bits, entry["is_sym"], kind, block_size=block and block[0])
 
 
 def to_dict(
-    activations: Mapping[str, AffineEncoding],
-    parameters: Mapping[str, AffineEncoding],
+    activations: Mapping[str, Encoding],
+    parameters: Mapping[str, Encoding],
     *,
     excluded_layers: list[str] | None = None,
     quantizer_args: Mapping[str, Any] | None = None,
@@ -139,7 +156,7 @@ def to_dict(
     }
 
 
-def from_dict(content: Mapping[str, Any]) -> tuple[dict[str, AffineEncoding], dict[str, AffineEncoding]]:
+def from_dict(content: Mapping[str, Any]) -> tuple[dict[str, Encoding], dict[str, Encoding]]:
     """Activation and parameter encodings by name.
 
     Raises:
@@ -160,6 +177,6 @@ def write(path: str | PathLike[str], content: Mapping[str, Any]) -> None:
     text.write(path, content)
 
 
-def read(path: str | PathLike[str]) -> tuple[dict[str, AffineEncoding], dict[str, AffineEncoding]]:
+def read(path: str | PathLike[str]) -> tuple[dict[str, Encoding], dict[str, Encoding]]:
     """Activation and parameter encodings of a file, by name; errors as :func:`from_dict`."""
     return from_dict(text.read(path))

@@ -27,8 +27,10 @@ def export_sim(
     """Write a calibrated simulation model for a runtime.
 
     ==================================  ===============================================================================
-    ``prefix_qdq.onnx``                 QuantizeLinear/DequantizeLinear where the simulation rounds; parameters as
-                                        integers (int8; int4 for 4 bits; float where no integer type fits)
+    ``prefix_qdq.onnx``                 QuantizeLinear/DequantizeLinear where the simulation rounds, Casts for float16
+                                        and bfloat16; parameters as their codes (int8, int4 for 4 bits, float8, float16;
+                                        rounded floats where no type fits). What ONNX has no type for, such as 20 bits
+                                        or ``FloatFormat(3, 4)``, is written as a formula of elementary operators
     ``prefix.onnx``                     the same graph without them, parameters in float
     ``prefix.encodings``                keyed by the tensor names of both ONNX files
     ``prefix_torch.encodings``          keyed by module; ``sim.load_encodings`` reads both
@@ -40,9 +42,11 @@ def export_sim(
     as in torch; inputs and outputs of the model keep their own names. Weights of a gigabyte and more go to
     ``<file>.data``.
 
-    ONNX Runtime computes the same numbers; two of its options matter. With graph optimizations it runs 8-bit layers in
-    integer arithmetic, and on an x86 CPU without VNNI these sums saturate unless the session option
-    ``session.x64quantprecision`` is ``"1"``. ``ORT_DISABLE_ALL`` keeps the float arithmetic of the simulation.
+    ONNX Runtime computes the same numbers; three of its options matter. With graph optimizations it runs 8-bit layers
+    in integer arithmetic, and on an x86 CPU without VNNI these sums saturate unless the session option
+    ``session.x64quantprecision`` is ``"1"``. Weights that have no Q/DQ, beside activations that do, it rounds to 8 bits
+    of its own accord unless ``session.disable_quant_qdq`` is ``"1"``. ``ORT_DISABLE_ALL`` keeps the float arithmetic of
+    the simulation.
 
     ``sim.model`` is not touched. The files appear together at the end, or none does.
 
@@ -52,9 +56,9 @@ def export_sim(
         filename_prefix: Start of every file's name.
         dummy_input: A tensor, a tuple or list of arguments, or a mapping of keyword arguments.
         export_to_torchscript: Also trace and save the model with its quantizers inside.
-        onnx_export_args: A mapping, or an object whose ``kwargs`` is one: ``opset_version`` (``None``: 18, or 21 where
-            4 bits, 16 bits or blocks need it), ``input_names``, ``output_names``, ``dynamic_shapes`` and what else
-            ``torch.onnx.export`` takes.
+        onnx_export_args: A mapping, or an object whose ``kwargs`` is one: ``opset_version`` (``None``: 18, or 19 where
+            float8, 21 where 4-bit or 16-bit integers or blocks need it), ``input_names``, ``output_names``,
+            ``dynamic_shapes`` and what else ``torch.onnx.export`` takes.
         filename_prefix_encodings: Start of the encodings files' names; ``None``: ``filename_prefix``.
         encoding_version: Of both encodings files: ``"0.6.1"``, ``"1.0.0"`` or ``"2.0.0"``.
     Raises:

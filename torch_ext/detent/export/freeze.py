@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from .._layout import Layout
-from ..encodings import AffineEncoding
-from ..quantizers import Quantizer
-from .qdq import Quantization
+from ..encodings import Encoding
+from ..quantizers import FloatQuantizeDequantize, Quantizer
+from .quantization import FloatQuantization, IntegerQuantization, Quantization
 
 if TYPE_CHECKING:
     from ..quantsim import QuantizationSimModel
@@ -23,20 +23,15 @@ __all__ = ["call_arguments", "check_calibrated", "cpu_copy", "encodings", "freez
 
 
 class _Frozen(nn.Module):
-    """A quantizer as one call with constant scale and zero_point; ``number`` finds it again in the exported graph."""
+    """A quantizer as one call of an operator; ``number`` finds it again in the exported graph. The rest is not read."""
 
-    def __init__(self, number: int, quantization: Quantization) -> None:
+    def __init__(self, number: int) -> None:
         super().__init__()
         self._number = float(number)
-        self._quantization = quantization
-        self.register_buffer("scale", quantization.scale, persistent=False)
-        self.register_buffer("zero_point", quantization.zero_point, persistent=False)
+        self.register_buffer("_one", torch.ones(1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        q = self._quantization
-        scale, zero_point = q.layout.on(x, self.scale), q.layout.on(x, self.zero_point)
-        blocks = q.layout.blocks_for("export", x)
-        return torch.ops.detent.fake_quantize(x, scale, zero_point, q.qmin, q.qmax, q.layout.axis, blocks, self._number)
+        return torch.ops.detent.fake_quantize(x, self._one, None, -1, 1, None, None, self._number)
 
 
 def check_calibrated(sim: QuantizationSimModel) -> None:
@@ -59,12 +54,24 @@ def _active(quantizer: Quantizer) -> bool:
 @torch.no_grad()
 def _read(name: str, quantizer: Quantizer) -> Quantization:
     """The numbers the quantizer's own forward uses now."""
+    encoding = _encoding(quantizer)
+    if isinstance(quantizer, FloatQuantizeDequantize):
+        scaled = quantizer.scaled
+        layout = Layout.of("export", quantizer.shape if scaled else (1,), quantizer.block_size)
+        scale = quantizer.get_scale().cpu() if scaled else torch.ones(1)
+        return FloatQuantization(
+            name=name, scale=scale, zero_point=torch.zeros_like(scale), layout=layout, encoding=encoding,
+            format=quantizer.format, scaled=scaled,
+        )  # fmt: skip
     layout = Layout.of("export", quantizer.shape, quantizer.block_size)
     scale, zero_point = quantizer.get_scale().detach().cpu(), quantizer.get_zero_point().detach().cpu()
-    return Quantization(name, scale, zero_point, quantizer.qmin, quantizer.qmax, layout, _encoding(quantizer))
+    return IntegerQuantization(
+        name=name, scale=scale, zero_point=zero_point, layout=layout, encoding=encoding, qmin=quantizer.qmin,
+        qmax=quantizer.qmax,
+    )  # fmt: skip
 
 
-def _encoding(quantizer: Quantizer) -> AffineEncoding | None:
+def _encoding(quantizer: Quantizer) -> Encoding | None:
     """The quantizer's encoding, block sizes as numbers where the parameter says them."""
     encoding = quantizer.get_encoding()
     source = quantizer._source.tensor() if quantizer._source is not None else None
@@ -74,9 +81,9 @@ def _encoding(quantizer: Quantizer) -> AffineEncoding | None:
     return replace(encoding, block_size=tuple(blocks))
 
 
-def encodings(sim: QuantizationSimModel) -> tuple[dict[str, AffineEncoding], dict[str, AffineEncoding]]:
+def encodings(sim: QuantizationSimModel) -> tuple[dict[str, Encoding], dict[str, Encoding]]:
     """Activation and parameter encodings by module, as :meth:`QuantizationSimModel.encodings` gives them."""
-    found: tuple[dict[str, AffineEncoding], dict[str, AffineEncoding]] = {}, {}
+    found: tuple[dict[str, Encoding], dict[str, Encoding]] = {}, {}
     for name, is_param, quantizer in sim._named_slots():
         encoding = _encoding(quantizer) if quantizer.enabled else None
         if encoding is not None:
@@ -99,7 +106,7 @@ def freeze(sim: QuantizationSimModel, first_number: int) -> tuple[nn.Module, dic
             continue
         number = first_number + len(quantizations)
         quantizations[number] = _read(name, quantizer)
-        replacements[id(quantizer)] = _Frozen(number, quantizations[number])
+        replacements[id(quantizer)] = _Frozen(number)
     return cpu_copy(sim._network, replacements), quantizations
 
 

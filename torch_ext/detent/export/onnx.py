@@ -29,7 +29,8 @@ except ImportError as error:
         f"export to ONNX needs onnx and onnxscript ({error}). Install them with: pip install onnx onnxscript"
     ) from error
 
-from .qdq import DOMAIN, PLACEHOLDER, QdqRewriter, Quantization, opset_needed
+from .qdq import DOMAIN, PLACEHOLDER, QdqRewriter
+from .quantization import Quantization, opset_needed
 
 __all__ = ["FIRST_NUMBER", "save", "to_qdq"]
 
@@ -92,7 +93,7 @@ def to_qdq(
             ``torch.onnx.export`` takes them.
     """
     if onnx_args.get("opset_version") is None:
-        onnx_args["opset_version"] = opset_needed(list(quantizations.values()))
+        onnx_args["opset_version"] = opset_needed(quantizations.values())
     reserved = {"f", "dynamo", "verbose", "optimize", "custom_translation_table", "report", "kwargs"} & set(onnx_args)
     if reserved:
         raise ValueError(f"export: onnx_export_args has {sorted(reserved)}, which export sets itself. Leave them out.")

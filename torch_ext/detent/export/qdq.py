@@ -1,9 +1,9 @@
 """Placeholders of an ONNX graph become QuantizeLinear and DequantizeLinear, and go away again.
 
 The exporter leaves one ``detent::FakeQuantize`` node per quantizer call (see :mod:`detent.export.onnx`), which names
-its quantizer by a number. :class:`QdqRewriter` turns each into standard operators: an integer initializer and
-DequantizeLinear for a parameter, QuantizeLinear and DequantizeLinear for an activation. :meth:`QdqRewriter.strip` then
-removes them from the same graph, so that both files share every name.
+its quantizer by a number. :class:`QdqRewriter` turns each into standard operators: an initializer of codes and
+DequantizeLinear for a parameter, QuantizeLinear and DequantizeLinear for an activation, Casts for 16-bit floats.
+:meth:`QdqRewriter.strip` then removes them from the same graph, so that both files share every name.
 """
 
 from __future__ import annotations
@@ -14,89 +14,13 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from .._layout import Layout
-from ..encodings import AffineEncoding
+from .float_nodes import FloatNodes
+from .quantization import BLOCKS_OPSET, FloatQuantization, IntegerQuantization, Quantization, is_cast
 
-__all__ = ["DOMAIN", "PLACEHOLDER", "QdqRewriter", "Quantization", "opset_needed"]
+__all__ = ["DOMAIN", "PLACEHOLDER", "QdqRewriter"]
 
 DOMAIN = "detent"
 PLACEHOLDER = "FakeQuantize"
-
-_INT4_OPSET = 21  # int4, uint4, int16, uint16 and block_size of QuantizeLinear
-_TYPES = [
-    (ir.DataType.INT4, -8, 7, _INT4_OPSET),
-    (ir.DataType.UINT4, 0, 15, _INT4_OPSET),
-    (ir.DataType.INT8, -128, 127, 1),
-    (ir.DataType.UINT8, 0, 255, 1),
-    (ir.DataType.INT16, -(2**15), 2**15 - 1, _INT4_OPSET),
-    (ir.DataType.UINT16, 0, 2**16 - 1, _INT4_OPSET),
-]
-_FOUR_BITS = (ir.DataType.INT4, ir.DataType.UINT4)
-_NUMPY = {
-    ir.DataType.INT4: np.int8,
-    ir.DataType.UINT4: np.uint8,
-    ir.DataType.INT8: np.int8,
-    ir.DataType.UINT8: np.uint8,
-    ir.DataType.INT16: np.int16,
-    ir.DataType.UINT16: np.uint16,
-}
-
-
-@dataclass(frozen=True, eq=False)
-class Quantization:
-    """One quantizer, as numbers.
-
-    Args:
-        name: What it stands on: ``conv.weight``, ``conv.output_0``.
-        scale, zero_point: CPU float tensors in the quantizer's shape; zero_point holds integers.
-        qmin, qmax: Inclusive grid ends.
-        layout: How that shape lies on the tensor.
-        encoding: What the ``.encodings`` file says of it.
-    """
-
-    name: str
-    scale: torch.Tensor
-    zero_point: torch.Tensor
-    qmin: int
-    qmax: int
-    layout: Layout
-    encoding: AffineEncoding | None = None
-
-    def on(self, x: torch.Tensor) -> tuple:
-        """The operators' arguments from ``scale`` on, without ``axis`` and ``block_size``, and those two."""
-        blocks = self.layout.blocks_for("export", x)
-        grid = self.layout.on(x, self.scale), self.layout.on(x, self.zero_point), self.qmin, self.qmax
-        return grid, (self.layout.axis, blocks)
-
-    def fake_quantize(self, x: torch.Tensor) -> torch.Tensor:
-        grid, where = self.on(x)
-        return torch.ops.detent.fake_quantize(x, *grid, *where)
-
-    def codes(self, x: torch.Tensor) -> torch.Tensor:
-        grid, where = self.on(x)
-        return torch.ops.detent.quantize(x, *grid, torch.int32, *where)
-
-
-def _four_bit(q: Quantization) -> bool:
-    """Eight to sixteen levels; fewer go to int8 with their exact codes."""
-    return 8 < q.qmax - q.qmin + 1 <= 16
-
-
-def _storage(q: Quantization, opset: int, four_bits: bool = True) -> tuple[ir.DataType, int, int] | None:
-    """The smallest type of QuantizeLinear that holds the grid, with the ends of that type; None where none does."""
-    for dtype, low, high, since in _TYPES:
-        if dtype in _FOUR_BITS and not (four_bits and _four_bit(q)):
-            continue
-        if opset >= since and low <= q.qmin and q.qmax <= high:
-            return dtype, low, high
-    return None
-
-
-def opset_needed(quantizations: list[Quantization]) -> int:
-    """The lowest opset that has the types and blocks these quantizers need; 4 bits are stored as such."""
-    wide = any(_storage(q, 1) is None and _storage(q, _INT4_OPSET) is not None for q in quantizations)
-    blocks = any(q.layout.block_size is not None for q in quantizations)
-    return _INT4_OPSET if wide or blocks or any(map(_four_bit, quantizations)) else 18
 
 
 @dataclass
@@ -109,7 +33,7 @@ class _Pair:
     float_initializer: ir.Value | None = None
 
 
-class QdqRewriter:
+class QdqRewriter(FloatNodes):
     """Rewrites the placeholders of one model in place.
 
     Args:
@@ -180,18 +104,22 @@ class QdqRewriter:
     def _parameter(self, node: ir.Node, q: Quantization) -> None:
         graph, initializer, result = node.graph, node.inputs[0], node.outputs[0]
         weight = torch.from_numpy(np.array(initializer.const_value.numpy()))
-        storage = _storage(q, self.opset)
+        storage = q.storage(self.opset)
         alone = len(initializer.uses()) == 1 and not initializer.is_graph_output()
         name = initializer.name if alone else self._fresh(f"{initializer.name}_q")
         self.parameters[initializer.name] = q
         if storage is None or weight.dtype == torch.float64:
-            # No integer type for this grid: the values themselves, rounded to it.
+            # No type for these codes: the values themselves, rounded.
             stored = ir.Tensor(q.fake_quantize(weight).numpy(), name=name)
             nodes = [_node("Identity", [self._initializer(graph, name, stored, initializer)], like=result)]
         else:
-            codes = q.codes(weight).numpy().astype(_NUMPY[storage[0]])
-            source = self._initializer(graph, name, _tensor(codes, storage[0], name), initializer)
-            nodes = self._dequantize(graph, source, initializer.name, q, storage[0], weight.shape, result)
+            codes = _tensor(q.codes(weight), storage, name)
+            source = self._initializer(graph, name, codes, initializer)
+            if is_cast(storage):
+                nodes = [_node("Cast", [source], {"to": result.dtype or ir.DataType.FLOAT}, like=result)]
+                nodes[0].outputs[0].name = self._fresh(f"{initializer.name}_dq")
+            else:
+                nodes = self._dequantize(graph, source, initializer.name, q, storage, weight.shape, result)
         for new in nodes:
             graph.insert_before(node, new)
         self._replace(node, nodes, nodes[0].inputs[0], float_initializer=initializer)
@@ -219,19 +147,22 @@ class QdqRewriter:
         self._claimed.add(x)
         self.activations[name] = q
         # ONNX Runtime (1.32) drops a Relu or Clip in front of a 4-bit QuantizeLinear even where its grid goes below 0.
-        storage = _storage(q, self.opset, four_bits=not (_clamped_before(x) and bool((q.zero_point != q.qmin).any())))
+        below_zero = isinstance(q, IntegerQuantization) and bool((q.zero_point != q.qmin).any())
+        storage = q.storage(self.opset, four_bits=not (below_zero and _clamped_before(x)))
         if storage is None or x.dtype == ir.DataType.DOUBLE:
-            nodes = self._elementary(graph, x, name, q, result)
+            formula = self._float_formula if isinstance(q, FloatQuantization) else self._integer_formula
+            nodes = formula(graph, x, name, q, result)
+        elif is_cast(storage):
+            nodes = self._casts(graph, x, name, q, storage, result)
         else:
             nodes = self._quantize_dequantize(graph, x, name, q, storage, result)
         for new in nodes:
             graph.insert_before(node, new)
         self._replace(node, nodes, x)
 
-    def _quantize_dequantize(self, graph, x, name, q, storage, result) -> list[ir.Node]:
-        dtype, low, high = storage
+    def _quantize_dequantize(self, graph, x, name, q, dtype, result) -> list[ir.Node]:
         nodes = []
-        narrow = q.qmin > low or q.qmax < high
+        narrow = q.is_narrower(dtype)
         shape = None if x.shape is None else tuple(x.shape)
         y = x
         if x.dtype not in (ir.DataType.FLOAT, None):
@@ -242,13 +173,18 @@ class QdqRewriter:
             ends = [self._initializer(graph, self._fresh(f"{name}_{end}"), ir.Tensor(value)) for end, value in _ends(q)]
             nodes.append(_node("Clip", [y, *ends], like=y))
             y = nodes[-1].outputs[0]
+        if isinstance(q, FloatQuantization) and _clamped_before(x):
+            # ONNX Runtime (1.32) drops a Relu or Clip in front of a float8 QuantizeLinear as if 0 were its lowest code.
+            lowest = ir.Tensor(np.array(np.finfo(np.float32).min))
+            nodes.append(_node("Max", [y, self._initializer(graph, self._fresh(f"{name}_lowest"), lowest)], like=y))
+            y = nodes[-1].outputs[0]
         parameters, attributes = self._grid(graph, name, q, dtype, shape)
         nodes.append(_node("QuantizeLinear", [y, *parameters], attributes, like=y, dtype=dtype))
         y = nodes[-1].outputs[0]
         y.name = self._fresh(f"{name}_q")
         if narrow and q.scale.numel() != 1:
             codes = [
-                self._initializer(graph, self._fresh(f"{name}_{end}"), ir.Tensor(np.array(code, _NUMPY[dtype])))
+                self._initializer(graph, self._fresh(f"{name}_{end}"), _tensor(torch.tensor(code), dtype))
                 for end, code in (("qmin", q.qmin), ("qmax", q.qmax))
             ]
             nodes.append(_node("Clip", [y, *codes], like=y))
@@ -279,25 +215,24 @@ class QdqRewriter:
             scale, zero_point = scale.reshape(-1), zero_point.reshape(-1)
         else:
             scale, zero_point = scale.reshape(()), zero_point.reshape(())
-        codes = _tensor(zero_point.numpy().astype(_NUMPY[dtype]), dtype, None)
         values = [
             self._initializer(graph, self._fresh(f"{name}_scale"), ir.Tensor(scale.numpy())),
-            self._initializer(graph, self._fresh(f"{name}_zero_point"), codes),
+            self._initializer(graph, self._fresh(f"{name}_zero_point"), _tensor(zero_point, dtype)),
         ]
         return values, attributes
 
     def _blocks(self, name, q, shape) -> tuple[torch.Tensor, torch.Tensor, dict]:
         """ONNX knows blocks along one axis; along the others the scales are repeated."""
-        if self.opset < _INT4_OPSET:
+        if self.opset < BLOCKS_OPSET:
             raise ValueError(
                 f"export: {name} is quantized in blocks, which opset {self.opset} cannot say. "
-                f"Pass onnx_export_args={{'opset_version': {_INT4_OPSET}}} or later, or none."
+                f"Pass onnx_export_args={{'opset_version': {BLOCKS_OPSET}}} or later, or none."
             )
         if shape is None or not all(isinstance(n, int) for n in shape):
             raise ValueError(
                 f"export: {name} is quantized in blocks, but its shape {shape} is dynamic. Export it static."
             )
-        (scale, zero_point, *_), (_, given) = q.on(torch.empty(shape, device="meta"))
+        (scale, zero_point), (_, given) = q.on(torch.empty(shape, device="meta"))
         scale, zero_point = scale.float(), zero_point.float()
         size = [n if block == -1 else block for n, block in zip(shape, given)]
         axis = max(range(len(shape)), key=lambda d: (1 < size[d] < shape[d], size[d] > 1, d))
@@ -306,7 +241,7 @@ class QdqRewriter:
                 scale, zero_point = scale.repeat_interleave(block, d), zero_point.repeat_interleave(block, d)
         return scale, zero_point, {"axis": axis, "block_size": size[axis]}
 
-    def _elementary(self, graph, x, name, q, result) -> list[ir.Node]:
+    def _integer_formula(self, graph, x, name, q, result) -> list[ir.Node]:
         """Grids that no integer type of QuantizeLinear holds: the formula itself, in float64."""
         axis = q.layout.axis
         if q.layout.block_size is not None or (axis is not None and x.shape is None):
@@ -375,11 +310,9 @@ def _clamped_before(x: ir.Value) -> bool:
     return node is not None and node.op_type in ("Relu", "Clip")
 
 
-def _tensor(codes: np.ndarray, dtype: ir.DataType, name: str | None) -> ir.TensorProtocol:
-    """Integer codes as an ONNX tensor; 4-bit ones are packed when they are written."""
-    if dtype in _FOUR_BITS:
-        return ir.Tensor(codes.astype(dtype.numpy()), dtype=dtype, name=name)
-    return ir.Tensor(codes, dtype=dtype, name=name)
+def _tensor(codes: torch.Tensor, dtype: ir.DataType, name: str | None = None) -> ir.TensorProtocol:
+    """Codes as an ONNX tensor; 4-bit ones are packed when they are written."""
+    return ir.Tensor(codes.numpy().astype(dtype.numpy()), dtype=dtype, name=name)
 
 
 def _node(

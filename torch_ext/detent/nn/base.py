@@ -8,13 +8,13 @@ import weakref
 import torch
 from torch import Tensor, nn
 
-from ..quantizers import Quantizer
+from ..quantizers import QuantizeDequantize, Quantizer
 from ..quantizers.source import Source
 from .calls import Caller
 from .tensors import map_tensors
 
 __all__ = ["ActivationQuantizers", "ParamQuantizers", "QuantizedModule", "Use", "entries", "holder", "param_quantizer"]
-__all__ += ["parameters_of"]
+__all__ += ["fused", "parameters_of"]
 
 
 class ParamQuantizers(nn.ModuleDict):
@@ -88,6 +88,9 @@ def parameters_of(model: nn.Module):
 class ActivationQuantizers(nn.Module):
     """What has ``input_quantizers`` and ``output_quantizers``; an entry that is ``None`` leaves its tensor as it is."""
 
+    _fuses = True  # an activation and its output quantizer are one pass, where that is exact
+    _exact = (False, False)  # for a leaf whose activation works not in place, and in place
+
     def quantizers(self):
         """``(slot, name, quantizer)`` of every entry that is not ``None``; slot is "input", "param" or "output"."""
         return entries(self)
@@ -118,7 +121,6 @@ class QuantizedModule(ActivationQuantizers):
 
     _uses: dict[str, int] | None = None  # of one called more than once: "<execution of the caller>:<count>" to the use
     _path = ""
-
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self._add_slots()
@@ -181,6 +183,14 @@ def quantize_output(module: nn.Module | None, y):
         quantizer = quantizers["0"]
         return quantizer(y) if quantizer is not None and y.is_floating_point() else y
     return map_tensors(y, quantizing(module, "output_quantizers"))
+
+
+def fused(module: ActivationQuantizers, x, bounds: tuple[float | None, float | None]) -> Tensor | None:
+    """``x`` held to ``bounds`` and through the output quantizer, in one pass; ``None`` where it takes two."""
+    quantizer = module._modules["output_quantizers"]._modules["0"]
+    if module._fuses and isinstance(quantizer, QuantizeDequantize) and isinstance(x, Tensor) and x.is_floating_point():
+        return quantizer.activated(x, *bounds)
+    return None
 
 
 def quantizing(module: nn.Module, held: str):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from .base import quantize_input, quantize_output, quantize_param, quantizing
+from .base import fused, quantize_input, quantize_output, quantize_param, quantizing
 from .parameters import QuantizedReads, quantized_parameters
 from .tensors import argument_names, map_arguments, map_tensors
 
@@ -21,6 +21,26 @@ def plain(float_forward):
         return quantize_output(at, float_forward(self, quantize_input(at, input), *args, **kwargs))
 
     return forward
+
+
+#: What these activations hold their input to: ``(min, max)``, ``None`` where there is no bound.
+BOUNDS = {"relu": (0.0, None), "relu6": (0.0, 6.0)}
+
+
+def bounded(name: str):
+    """An activation that is in ``BOUNDS``: one pass with its quantizer where that is exact."""
+    bounds = BOUNDS[name]
+
+    def build(float_forward):
+        def forward(self, at, input):
+            x = quantize_input(at, input)
+            exact = at is not None and at._exact[self.inplace]
+            y = fused(at, x, bounds) if exact else None
+            return quantize_output(at, float_forward(self, x)) if y is None else y
+
+        return forward
+
+    return build
 
 
 def general(float_forward):

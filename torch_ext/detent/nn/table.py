@@ -123,6 +123,8 @@ _PLAIN = {
     "Identity": (nn.Identity,),
 }
 _TABLE.update({cls: (Slots(1, (), op), forwards.plain) for op, classes in _PLAIN.items() for cls in classes})
+_TABLE[nn.ReLU] = _TABLE[nn.ReLU][0], forwards.bounded("relu")
+_TABLE[nn.ReLU6] = _TABLE[nn.ReLU6][0], forwards.bounded("relu6")
 
 #: Slots by float class.
 SLOTS: dict[type, Slots] = {}

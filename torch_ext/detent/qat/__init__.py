@@ -1,5 +1,6 @@
 """Training a simulation model: what to hand the optimizer, how ranges are trained, and what to watch."""
 
+from .compression import compress_saved_tensors
 from .debug import nan_guard
 from .freezing import OscillationFreezer
 from .groups import parameter_groups
@@ -13,6 +14,7 @@ __all__ = [
     "LsqObserver",
     "OscillationFreezer",
     "SavedBytes",
+    "compress_saved_tensors",
     "dampening_loss",
     "distillation_loss",
     "freeze_batch_norm",

@@ -14,11 +14,16 @@ if TYPE_CHECKING:
     from ..quantsim import QuantizationSimModel
 
 
-def model_of(owner: str, sim: QuantizationSimModel | nn.Module) -> nn.Module:
+def _module_of(owner: str, sim: QuantizationSimModel | nn.Module) -> nn.Module:
     model = getattr(sim, "model", sim) if not isinstance(sim, nn.Module) else sim
     if not isinstance(model, nn.Module):
         raise TypeError(f"{owner}: got a {type(sim).__name__}, expected a QuantizationSimModel or a module.")
-    return unwrap(model)
+    return model
+
+
+def model_of(owner: str, sim: QuantizationSimModel | nn.Module) -> nn.Module:
+    """The module inside DataParallel and the like."""
+    return unwrap(_module_of(owner, sim))
 
 
 def named_quantizers(owner: str, sim: QuantizationSimModel | nn.Module) -> list[tuple[str, Quantizer]]:
@@ -34,17 +39,16 @@ def named_quantizers(owner: str, sim: QuantizationSimModel | nn.Module) -> list[
 
 
 def changeable(owner: str, sim: QuantizationSimModel | nn.Module) -> list[tuple[str, Quantizer]]:
-    """Those whose encodings are not frozen for good (``allow_overwrite(False)``), before what they train changes.
+    """Those whose encodings are not frozen for good (``allow_overwrite(False)``), to change what they train.
 
     Raises:
-        RuntimeError: DistributedDataParallel waits for the gradients of the parameters that it found, and for no others.
+        RuntimeError: DistributedDataParallel waits for the gradients of the parameters that it found, and no others.
     """
-    model = getattr(sim, "model", sim) if not isinstance(sim, nn.Module) else sim
-    if isinstance(model, nn.Module) and any(isinstance(module, DistributedDataParallel) for module in model.modules()):
+    if any(isinstance(module, DistributedDataParallel) for module in _module_of(owner, sim).modules()):
         raise RuntimeError(
-            f"{owner}: the model is wrapped in DistributedDataParallel, which reduces the gradients of the parameters that "
-            "trained when it was made, expected the bare model. Set sim.model = sim.model.module, change the ranges, and "
-            "wrap it anew."
+            f"{owner}: the model is wrapped in DistributedDataParallel, which reduces the gradients of the parameters "
+            "that trained when it was made, expected the bare model. Set sim.model = sim.model.module, change the "
+            "ranges, and wrap it anew."
         )
     return [(name, quantizer) for name, quantizer in named_quantizers(owner, sim) if quantizer._overwritable]
 

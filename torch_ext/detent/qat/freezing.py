@@ -19,11 +19,11 @@ __all__ = ["OscillationFreezer"]
 
 
 class OscillationFreezer:
-    """Freezes weights that oscillate: late in training some swing between two codes from step to step, whose average
-    neither of them is, and batch norms see neither (Nagel 2022, section 4.3 and algorithm 1).
+    """Freezes weights that oscillate: late in training some swing between two codes from step to step, and what batch
+    norms have counted fits neither (Nagel 2022, section 4.3 and algorithm 1).
 
-    After each step of the optimizer, a weight oscillates where its code changed in the direction opposite to that of the
-    change before. ``frequency = momentum * oscillates + (1 - momentum) * frequency``, and ``average`` likewise of its
+    After each step of the optimizer, a weight oscillates where its code changed in the direction opposite to the change
+    before. ``frequency = momentum * oscillates + (1 - momentum) * frequency``, and ``average`` likewise of its
     code. Where the frequency exceeds ``threshold``, the weight stays at the rounded average from then on; with a scale
     that is trained it moves with the scale. Everything is computed on the weight's device, without waiting for it.
 
@@ -32,8 +32,8 @@ class OscillationFreezer:
 
     Args:
         sim: A calibrated sim, or a module that contains its model. Codes of this moment are where watching begins.
-        threshold: Frequency, 0 to 1, above which weights freeze; it may be set anew before any step. The paper lowers it
-            along a cosine in the course of training, from where hardly any weight freezes.
+        threshold: Frequency, 0 to 1, above which weights freeze; it may be set anew before any step. The paper lowers
+            it along a cosine in the course of training, from where hardly any weight freezes.
         momentum: Of frequency and average, above 0 and at most 1.
     Raises:
         ValueError: A number is out of its range, or no parameter has a quantizer with a range.
@@ -66,15 +66,20 @@ class OscillationFreezer:
                 continue
             seen.add(id(weight))
             codes = _codes(quantizer, weight)[0]
-            self._watched[name] = quantizer, {
-                "code": codes,
-                "average": codes.clone(),
-                "frequency": torch.zeros_like(codes),
-                "direction": torch.zeros_like(codes, dtype=torch.int8),
-                "frozen": torch.zeros_like(codes, dtype=torch.bool),
-            }
+            self._watched[name] = (
+                quantizer,
+                {
+                    "code": codes,
+                    "average": codes.clone(),
+                    "frequency": torch.zeros_like(codes),
+                    "direction": torch.zeros_like(codes, dtype=torch.int8),
+                    "frozen": torch.zeros_like(codes, dtype=torch.bool),
+                },
+            )
         if not self._watched:
-            raise ValueError("OscillationFreezer: no parameter has a quantizer with a range, expected a calibrated sim.")
+            raise ValueError(
+                "OscillationFreezer: no parameter has a quantizer with a range, expected a calibrated sim."
+            )
 
     @property
     def threshold(self) -> float:
@@ -132,8 +137,8 @@ class OscillationFreezer:
         if given.keys() != self._watched.keys():
             odd = min(given.keys() ^ self._watched.keys())
             raise ValueError(
-                f"OscillationFreezer: {odd} is {'only in the state' if odd in given else 'not in the state'}, expected the "
-                "weights that were watched when it was saved."
+                f"OscillationFreezer: {odd} is {'only in the state' if odd in given else 'not in the state'}, expected "
+                "the weights that were watched when it was saved."
             )
         for name, (_, held) in self._watched.items():
             for key, tensor in held.items():

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..observers import MinMaxObserver
+from ..quantizers import AffineQuantizer
 from ._quantizers import changeable
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def _check(owner: str, initialization: str) -> None:
 
 
 def use_lsq(sim: QuantizationSimModel | nn.Module, *, initialization: str | None = "lsq") -> None:
-    """Train scale and zero point of every quantizer, with LSQ's gradient scale 1 / sqrt(n * qmax).
+    """Train scale and zero point of every quantizer of integers, with LSQ's gradient scale 1 / sqrt(n * qmax).
 
     Call it before ``compute_encodings``, which then finds the published initial values, and build the optimizer
     afterwards. Called on a calibrated sim it keeps the ranges bit for bit until the next calibration. n counts the
@@ -54,6 +55,8 @@ def use_lsq(sim: QuantizationSimModel | nn.Module, *, initialization: str | None
     if initialization is not None:
         _check("use_lsq", initialization)
     for _, quantizer in changeable("use_lsq", sim):
+        if not isinstance(quantizer, AffineQuantizer):
+            continue
         quantizer.parametrization = "scale_zero_point"
         quantizer.mode = "learned"
         quantizer.grad_scale = "lsq"

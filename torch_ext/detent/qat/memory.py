@@ -71,8 +71,8 @@ def saved_bytes(sim: QuantizationSimModel | nn.Module, *inputs: Any, **named_inp
     """How much one forward keeps for backward, with every quantizer off and as the model is.
 
     Counted is what autograd holds once the forward has returned: each storage once, whole, at the layer that saves it
-    first. Parameters and buffers are alive anyway and left out; inputs that are saved count. In float the functions that
-    a forward calls are counted at the module whose forward it is; quantized, at their call sites. Of what
+    first. Parameters and buffers are alive anyway and left out; inputs that are saved count. In float the functions
+    that a forward calls are counted at the module whose forward it is; quantized, at their call sites. Of what
     ``torch.utils.checkpoint`` runs again there are its inputs alone. What a function of one's own keeps outside
     ``save_for_backward`` is not seen.
 

@@ -25,6 +25,8 @@ def set_modes(
     A range that stops learning forgets its gradient, so that no optimizer moves it on. One that leaves ``"dynamic"``
     has new parameters: add ``parameter_groups(sim, ..., without=optimizer)`` to an optimizer that runs already.
 
+    Float formats have no range to learn, and without a scale none that moves: theirs stay as they are then.
+
     Args:
         sim: A sim, or a module that contains its model.
         activations: ``"fixed"`` or ``"learned"``; ``None`` leaves them.
@@ -49,7 +51,7 @@ def set_modes(
     wanted: list[tuple[Quantizer, str]] = []
     for _, quantizer in changeable("set_modes", sim):
         mode = activations if quantizer._source is None else parameters
-        if mode is not None:
+        if mode in quantizer._modes:
             quantizer._check_mode(f"set_modes: {quantizer._title()}", mode)
             wanted.append((quantizer, mode))
     for quantizer, mode in wanted:

@@ -31,8 +31,8 @@ def use_pact(sim: QuantizationSimModel | nn.Module) -> list[str]:
     Returns:
         Names of the quantizers with PACT's rule.
     Raises:
-        RuntimeError: An activation that is on has no range yet, so nobody knows where it begins; or the model is wrapped
-            in DistributedDataParallel. Nothing has changed.
+        RuntimeError: An activation that is on has no range yet, so nobody knows where it begins; or the model is
+            wrapped in DistributedDataParallel. Nothing has changed.
         ValueError: There are no quantizers.
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -50,8 +50,8 @@ def use_pact(sim: QuantizationSimModel | nn.Module) -> list[str]:
     for name, quantizer in found:
         if quantizer.enabled and not quantizer.is_initialized():
             raise RuntimeError(
-                f"use_pact: {name!r} has no range yet, expected a calibrated sim: PACT is for ranges that begin at 0. Run "
-                "compute_encodings() first."
+                f"use_pact: {name!r} has no range yet, expected a calibrated sim: PACT is for ranges that begin at 0. "
+                "Run compute_encodings() first."
             )
     clipped = []
     for name, quantizer in found:

@@ -2,11 +2,13 @@
 
 from .affine import Quantize, QuantizeDequantize
 from .base import AffineQuantizer
+from .floating import FloatQuantizeDequantize
 from .grouped import GroupedBlockQuantizeDequantize
 from .quantizer import Quantizer, quantization_disabled
 
 __all__ = [
     "AffineQuantizer",
+    "FloatQuantizeDequantize",
     "GroupedBlockQuantizeDequantize",
     "Quantize",
     "QuantizeDequantize",

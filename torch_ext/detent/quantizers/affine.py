@@ -54,10 +54,31 @@ class QuantizeDequantize(AffineQuantizer):
 
     _parametrizations = (*AffineQuantizer._parametrizations, "pact")
 
-    def _forward(self, x: Tensor) -> Tensor:
+    def activated(self, x: Tensor, activation_min: float | None, activation_max: float | None) -> Tensor | None:
+        """What the call makes of ``x`` after a ReLU (0, ``None``) or ReLU6 (0, 6), in one pass with the bits of two.
+
+        ``None`` where there would be more to it than the operator: the quantizer is off, observes, has no range, a
+        dynamic one or PACT's, is of a subclass, or has hooks, which see the activation's result.
+
+        Example:
+            >>> quantizer = QuantizeDequantize((1,), 3, symmetric=False)
+            >>> quantizer.set_range(-1.0, 2.5)
+            >>> quantizer.activated(torch.tensor([-1.2, 0.3, 9.0]), 0.0, None).detach()
+            tensor([0.0000, 0.5000, 2.5000])
+        """
+        if self._bypass or self._dynamic or self._parametrization == "pact" or type(self) is not QuantizeDequantize:
+            return None
+        if self._forward_pre_hooks or self._forward_hooks or self._backward_pre_hooks or self._backward_hooks:
+            return None
+        y = self._forward(x, activation_min, activation_max)
+        if self._told is not None:
+            self._told(self, x, y, activation_min, activation_max)
+        return y
+
+    def _forward(self, x: Tensor, *activation: float | None) -> Tensor:
         grid = self._grid
         if self._parametrization == "min_max" and not self._dynamic:
-            return self._with_range(x, self.min, self.max)
+            return self._with_range(x, self.min, self.max, *activation)
         if self._parametrization == "pact":
             return self._forward_pact(x)
         layout = self._layout
@@ -70,7 +91,9 @@ class QuantizeDequantize(AffineQuantizer):
         scale, point = self._trained_affine()
         if not self._per_tensor:
             scale, point = layout.on(x, scale), None if point is None else layout.on(x, point)
-        return _ops.fake_quantize(x, scale, point, grid.qmin, grid.qmax, self._axis, blocks, self._grad_factor(x))
+        return _ops.fake_quantize(
+            x, scale, point, grid.qmin, grid.qmax, self._axis, blocks, self._grad_factor(x), *activation
+        )
 
     def _forward_pact(self, x: Tensor) -> Tensor:
         """``fake_quantize(clip(x, 0, max))`` with the gradients of Choi 2018, section 3: 1 for x in (0, max), 1 for max
@@ -92,22 +115,13 @@ class QuantizeDequantize(AffineQuantizer):
         point = grid.qmin - (top - top.detach()) / scale
         return _ops.fake_quantize((x + beyond).relu_(), scale, point, grid.qmin, grid.qmax, None, None, 1.0)
 
-    def _with_range(self, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
-        grid = self._grid
-        if self._per_tensor:
-            return _ops.fake_quantize_range(x, low, high, grid.qmin, grid.qmax, grid.symmetric, grid.zero_point)
-        layout = self._layout
-        blocks = None if layout.block_size is None else layout.blocks_for("QuantizeDequantize", x)
+    def _with_range(self, x: Tensor, low: Tensor, high: Tensor, *activation: float | None) -> Tensor:
+        grid, layout, blocks = self._grid, self._layout, None
+        if not self._per_tensor:
+            low, high = layout.on(x, low), layout.on(x, high)
+            blocks = None if layout.block_size is None else layout.blocks_for("QuantizeDequantize", x)
         return _ops.fake_quantize_range(
-            x,
-            layout.on(x, low),
-            layout.on(x, high),
-            grid.qmin,
-            grid.qmax,
-            grid.symmetric,
-            grid.zero_point,
-            self._axis,
-            blocks,
+            x, low, high, grid.qmin, grid.qmax, grid.symmetric, grid.zero_point, self._axis, blocks, *activation
         )
 
 
@@ -135,7 +149,6 @@ class Quantize(AffineQuantizer):
         self.dtype = dtype
 
     def _forward(self, x: Tensor) -> Tensor:
-        grid = self._grid
         if self._parametrization == "scale_zero_point":
             return self._codes(x, *self._trained_affine())
         if not self._dynamic:

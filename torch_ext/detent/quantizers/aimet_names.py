@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..encodings import v0_6_1
+from ..observers import MinMaxObserver
 
 if TYPE_CHECKING:
     from ..compat.affine import AffineEncoding
-    from ..observers import MinMaxObserver
+    from ..compat.float import FloatEncoding
     from .base import AffineQuantizer
+    from .floating import FloatQuantizeDequantize
 
 
 class AimetNames:
@@ -45,6 +47,38 @@ class AimetNames:
             ValueError: An entry is damaged or does not fit. Nothing has changed.
         """
         self.set_encoding(v0_6_1.encoding_of(self._title(), encodings))
+
+
+class FloatAimetNames:
+    """Part of :class:`FloatQuantizeDequantize`."""
+
+    def get_encodings(self) -> FloatEncoding | None:
+        """The encoding as it is now, in AIMET's terms; ``None`` without a range. Ours is :meth:`get_encoding`."""
+        from ..compat.float import FloatEncoding
+
+        if not self.is_initialized():
+            return None
+        format, maxval = self.format, self.get_max() if self.scaled else None
+        return FloatEncoding(
+            format.mantissa_bits, format.exponent_bits, format.finite, format.unsigned_zero, maxval, nan=format.nan
+        )
+
+    @classmethod
+    def from_encodings(cls, encodings: FloatEncoding) -> FloatQuantizeDequantize:
+        """A quantizer that has this encoding.
+
+        Args:
+            encodings: A :class:`detent.compat.float.FloatEncoding`, such as :meth:`get_encodings` gives.
+        Example:
+            >>> from detent.compat.float import FloatEncoding, FloatQuantizeDequantize
+            >>> FloatQuantizeDequantize.from_encodings(FloatEncoding(mantissa_bits=2, exponent_bits=5))
+            FloatQuantizeDequantize(float8_e5m2)
+        """
+        if encodings.maxval is None:
+            return cls(dtype=encodings.format)
+        made = cls(dtype=encodings.format, observer=MinMaxObserver(tuple(encodings.maxval.shape)))
+        made.to(encodings.maxval.device).set_range(-encodings.maxval, encodings.maxval)
+        return made
 
 
 class AffineAimetNames:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .._layout import Layout
 from ..defs import Granularity
@@ -305,6 +305,12 @@ class AffineQuantizer(Numbers, AffineAimetNames, Quantizer):
         self._hold_as(parametrization, grad_scale)
         self._install(layout, state["mode"], device)
         self._fit_clip(tensors.get(prefix + "clip"))
+
+    def _type_in_words(self) -> str:
+        return f"at {self.bitwidth} bits"
+
+    def _grid_in_words(self) -> str:
+        return f"{'symmetric' if self.symmetric else 'asymmetric'} {self.qmin} .. {self.qmax}"
 
     def extra_repr(self) -> str:
         parts = [f"shape={self.shape}", f"qmin={self.qmin}", f"qmax={self.qmax}", f"symmetric={self.symmetric}"]

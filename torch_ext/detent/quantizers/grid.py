@@ -7,7 +7,7 @@ from dataclasses import dataclass
 #: Names of the parameters that hold a range, by parametrization.
 PARAMETERS = {"min_max": ("min", "max"), "scale_zero_point": ("scale", "zero_point"), "pact": ("max",)}
 #: What they hold before there is a range.
-FILL = {"min": 0.0, "max": 0.0, "scale": 1.0, "zero_point": 0.0}
+FILL = {"min": 0.0, "max": 0.0, "scale": 1.0, "zero_point": 0.0, "maxval": 0.0}
 
 _LOWEST, _HIGHEST = -(2**31), 2**32 - 1
 

@@ -198,6 +198,7 @@ class GroupedBlockQuantizeDequantize(QuantizeDequantize):
             ValueError: The encoding does not fit. Nothing has changed.
         """
         owner, bits = self._title(), self._decompressed_bw
+        self._check_encoding(encoding, AffineEncoding)
         if isinstance(encoding, GroupedBlockEncoding):
             encoding, bits = encoding.laid_on(owner, self.shape, self._group_counts), encoding.decompressed_bw
         if not encoding.is_symmetric or encoding.bitwidth > bits:

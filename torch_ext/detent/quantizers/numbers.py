@@ -52,12 +52,15 @@ class Numbers:
     def _trained_affine(self) -> tuple[Tensor, Tensor | None]:
         """The held scale and zero_point, kept usable whatever an optimizer made of them; gradients pass unchanged."""
         grid = self._grid
-        size = self.scale * torch.where(self.scale < 0, -1.0, 1.0)  # abs() has no slope at 0, and would never leave it
-        scale = size + (size.clamp_min(min(1.1920929e-7, 0.01 / grid.steps)) - size).detach()
+        held = self.scale.detach()  # the graph has one node for each of the two
+        sign = torch.where(held < 0, -1.0, 1.0)  # abs() has no slope at 0, and would never leave it
+        size = held * sign
+        lift = size.clamp_min(min(1.1920929e-7, 0.01 / grid.steps)) - size
+        scale = torch.addcmul(lift, self.scale, sign)
         if grid.symmetric:
             return scale, self._centre
-        point = self.zero_point
-        return scale, point + (point.clamp(grid.qmin, grid.qmax) - point).detach()
+        point = self.zero_point.detach()
+        return scale, self.zero_point + (point.clamp(grid.qmin, grid.qmax) - point)
 
     def _grad_factor(self, x: Tensor) -> float:
         if self.grad_scale != "lsq":
@@ -133,6 +136,7 @@ class Numbers:
         Raises:
             ValueError: The encoding does not fit. Nothing has changed.
         """
+        self._check_encoding(encoding, AffineEncoding)
         if encoding.scale.numel() != math.prod(self.shape):
             raise ValueError(
                 f"{self._title()}: the encoding has {encoding.scale.numel()} scales, expected {math.prod(self.shape)} "
@@ -172,16 +176,16 @@ class Numbers:
         super()._check_ends(low, high)
         if self._parametrization == "pact" and bool(low.any()):
             raise ValueError(
-                f"{self._title()}: min is {low.item():.4g}, expected 0, where ranges of parametrization 'pact' begin. Set "
-                "another parametrization first."
+                f"{self._title()}: min is {low.item():.4g}, expected 0, where ranges of parametrization 'pact' begin. "
+                "Set another parametrization first."
             )
 
     def _check_begins_at_zero(self, point: Tensor, qmin: int | None = None) -> None:
         qmin = self._grid.qmin if qmin is None else qmin
         if not bool((point == qmin).all()):
             raise ValueError(
-                f"{self._title()}: the range has zero point {point.flatten()[:4].tolist()} on a grid from {qmin}, expected "
-                f"a range that begins at 0, zero point {qmin}, for parametrization 'pact'."
+                f"{self._title()}: the range has zero point {point.flatten()[:4].tolist()} on a grid from {qmin}, "
+                f"expected a range that begins at 0, zero point {qmin}, for parametrization 'pact'."
             )
 
     def _choose_sign(self, values: Tensor) -> None:

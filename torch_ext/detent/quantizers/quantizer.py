@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from .._layout import Layout
 from ..defs import Granularity
+from ..encodings import AffineEncoding, FloatEncoding
 from ..observers import MinMaxObserver
 from .aimet_names import AimetNames
 from .calibration import Calibration
@@ -45,8 +46,12 @@ class Quantizer(Calibration, Saving, AimetNames, nn.Module):
         "axis", "bitwidth", "block_size", "enabled", "encoding_analyzer", "granularity", "mode", "shape",
     ]  # fmt: skip
 
+    #: Whether it has scales.
+    scaled = True
     #: What ``mode`` may be.
     _modes: tuple[str, ...] = ("fixed", "dynamic")
+    #: Told what a call made of what: ``(quantizer, x, y)``.
+    _told: Callable[..., None] | None = None
 
     def __init__(self, layout: Layout, grid: Grid, mode: str, observer: MinMaxObserver | None):
         if observer is not None and observer.shape != layout.shape:
@@ -262,6 +267,14 @@ class Quantizer(Calibration, Saving, AimetNames, nn.Module):
                 f"{self._title()}: {name} has shape {tuple(end.shape)}, expected one that broadcasts to {self.shape}."
             ) from None
 
+    def _check_encoding(self, encoding: AffineEncoding | FloatEncoding, kind: type) -> None:
+        """Raise ValueError where an encoding is of another kind of quantizer."""
+        if not isinstance(encoding, kind):
+            raise ValueError(
+                f"{self._title()}: the encoding is a {type(encoding).__name__}, expected {kind.__name__}. "
+                "sim.load_encodings changes quantizers to the kind that a file says."
+            )
+
     def reset(self) -> None:
         """Forget the range: the next forward raises until the quantizer is calibrated again."""
         self._initialized, self._unseen = False, False
@@ -273,7 +286,10 @@ class Quantizer(Calibration, Saving, AimetNames, nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self._bypass:
             return self._forward_otherwise(x)
-        return self._forward(x)
+        y = self._forward(x)
+        if self._told is not None:
+            self._told(self, x, y)
+        return y
 
     def _forward(self, x: Tensor) -> Tensor:
         raise NotImplementedError

@@ -47,17 +47,23 @@ class Saving:
             raise ValueError(f"{owner}: _extra_state is damaged, expected what state_dict() wrote.") from None
         if version != _VERSION:
             raise ValueError(f"{owner}: _extra_state has version {version!r}, expected {_VERSION}.")
-        missing = self._state().keys() - values.keys()
+        return values
+
+    def _suit(self, owner: str, state: dict[str, Any]) -> None:
+        """Be of the kind that a state speaks of, if it is whole."""
+        from .kinds import suit_state
+
+        suit_state(self, state)
+        missing = self._state().keys() - state.keys()
         if missing:
             raise ValueError(
                 f"{owner}: _extra_state lacks {', '.join(sorted(missing))}, expected that of a {type(self).__name__}."
             )
-        return values
 
     def _state(self) -> dict[str, Any]:
         return {
             "shape": list(self.shape),
-            "block_size": None if self.block_size is None else list(self.block_size),
+            "block_size": None if self._layout.block_size is None else list(self._layout.block_size),
             "mode": self.mode,
             "initialized": self.is_initialized(),
             "unseen": self._unseen,
@@ -68,16 +74,14 @@ class Saving:
         tensors = [
             (tensor, tensor.detach().clone(), tensor.requires_grad) for tensor in (*self.parameters(), *self.buffers())
         ]
-        held = {key: value for key, value in self.__dict__.items() if key not in ("_parameters", "_buffers")}
-        return held, dict(self._parameters), dict(self._buffers), tensors, self.is_initialized()
+        held = {**self.__dict__, "_parameters": dict(self._parameters), "_buffers": dict(self._buffers)}
+        return type(self), held, tensors, self.is_initialized()
 
     @torch.no_grad()
     def _recall(self, remembered: tuple) -> None:
-        """Be as at :meth:`_remember`: the same tensor objects with the same values."""
-        held, parameters, buffers, tensors, initialized = remembered
-        self.__dict__.update(held)
-        self._parameters.update(parameters)
-        self._buffers.update(buffers)
+        """Be as at :meth:`_remember`: the same kind, the same tensor objects with the same values."""
+        self.__class__, held, tensors, initialized = remembered
+        object.__setattr__(self, "__dict__", held)
         for tensor, value, requires_grad in tensors:
             tensor.copy_(value)
             tensor.requires_grad_(requires_grad)
@@ -89,15 +93,18 @@ class Saving:
         self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
     ):
         mine = {key: value for key, value in state_dict.items() if key.startswith(prefix)}
-        state = mine.get(prefix + "_extra_state")
+        state, before = mine.get(prefix + "_extra_state"), self._remember()
         try:
             if state is not None:
-                self._take_over(self._read_state(prefix[:-1], state), mine, prefix)
+                values = self._read_state(prefix[:-1], state)
+                self._suit(prefix[:-1], values)
+                self._take_over(values, mine, prefix)
             for name, held in (*self.named_parameters(), *self.named_buffers()):
                 value = mine.get(prefix + name)
                 if value is not None:
                     mine[prefix + name] = self._fitted(prefix + name, value, held)
         except (ValueError, TypeError) as error:
+            self._recall(before)
             error_msgs.append(str(error))
             return
         super()._load_from_state_dict(mine, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)

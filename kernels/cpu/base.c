@@ -104,8 +104,13 @@ detent_status detent_check_values(const void *from, const void *to, detent_dtype
 
 detent_status detent_check_code_types(detent_dtype x_dtype, detent_dtype q_dtype)
 {
-    const int known = q_dtype >= DETENT_I8 && q_dtype <= DETENT_I32;
+    const int known = q_dtype >= DETENT_I8 && q_dtype <= DETENT_U4;
     return detent_is_float(x_dtype) && (known || q_dtype == x_dtype) ? DETENT_OK : DETENT_BAD_DTYPE;
+}
+
+detent_status detent_check_code_types_bwd(detent_dtype x_dtype, detent_dtype q_dtype)
+{
+    return q_dtype == DETENT_I4 || q_dtype == DETENT_U4 ? DETENT_BAD_DTYPE : detent_check_code_types(x_dtype, q_dtype);
 }
 
 detent_status detent_check_sums(const void *grad_first, const void *grad_second, size_t groups,
@@ -200,6 +205,8 @@ int detent_codes_fit(detent_dtype codes, detent_grid grid)
         [DETENT_U8] = {0, UINT8_MAX},
         [DETENT_I16] = {INT16_MIN, INT16_MAX},
         [DETENT_I32] = {INT32_MIN, INT32_MAX},
+        [DETENT_I4] = {-8, 7},
+        [DETENT_U4] = {0, 15},
     };
     return grid.qmin >= held[codes].low && grid.qmax <= held[codes].high;
 }

@@ -1,6 +1,7 @@
 #include "block.h"
 
 #include "../math/half.h"
+#include "../math/int4.h"
 
 #define DETENT_SAME(value) (value)
 
@@ -8,6 +9,24 @@
     DETENT_CLONES static void NAME(const FROM *restrict from, TO *restrict to, size_t n)                               \
     {                                                                                                                  \
         for (size_t i = 0; i < n; ++i) to[i] = (TO)CONVERT(from[i]);                                                   \
+    }
+
+/* Packed codes from an even element on. */
+#define DETENT_DEFINE_UNPACKING(NAME, TO, CODE)                                                                        \
+    DETENT_CLONES static void NAME(const uint8_t *restrict from, TO *restrict to, size_t n)                            \
+    {                                                                                                                  \
+        for (size_t i = 0; i < n / 2; ++i) {                                                                           \
+            to[2 * i] = (TO)CODE(from[i]);                                                                             \
+            to[2 * i + 1] = (TO)CODE((uint32_t)from[i] >> 4);                                                          \
+        }                                                                                                              \
+        if (n % 2 != 0) to[n - 1] = (TO)CODE(from[n / 2]);                                                             \
+    }
+#define DETENT_DEFINE_PACKING(NAME, FROM)                                                                              \
+    DETENT_CLONES static void NAME(const FROM *restrict from, uint8_t *restrict to, size_t n)                          \
+    {                                                                                                                  \
+        for (size_t i = 0; i < n / 2; ++i)                                                                             \
+            to[i] = detent_pair_of_codes((int32_t)from[2 * i], (int32_t)from[2 * i + 1]);                              \
+        if (n % 2 != 0) to[n / 2] = detent_pair_of_codes((int32_t)from[n - 1], 0);                                     \
     }
 
 /* The two 16-bit types go through float: exact into double, one rounding out of it is left to the caller's value,
@@ -20,6 +39,8 @@
     DETENT_DEFINE_CONVERSION(read_u8_##SUFFIX, uint8_t, REAL, DETENT_SAME)                                             \
     DETENT_DEFINE_CONVERSION(read_i16_##SUFFIX, int16_t, REAL, DETENT_SAME)                                            \
     DETENT_DEFINE_CONVERSION(read_i32_##SUFFIX, int32_t, REAL, DETENT_SAME)                                            \
+    DETENT_DEFINE_UNPACKING(read_i4_##SUFFIX, REAL, detent_i4_code)                                                    \
+    DETENT_DEFINE_UNPACKING(read_u4_##SUFFIX, REAL, detent_u4_code)                                                    \
     DETENT_DEFINE_CONVERSION(write_f16_##SUFFIX, REAL, uint16_t, detent_f32_to_f16)                                    \
     DETENT_DEFINE_CONVERSION(write_bf16_##SUFFIX, REAL, uint16_t, detent_f32_to_bf16)                                  \
     DETENT_DEFINE_CONVERSION(write_other_##SUFFIX, REAL, OTHER, DETENT_SAME)                                           \
@@ -27,6 +48,7 @@
     DETENT_DEFINE_CONVERSION(write_u8_##SUFFIX, REAL, uint8_t, DETENT_SAME)                                            \
     DETENT_DEFINE_CONVERSION(write_i16_##SUFFIX, REAL, int16_t, DETENT_SAME)                                           \
     DETENT_DEFINE_CONVERSION(write_i32_##SUFFIX, REAL, int32_t, DETENT_SAME)                                           \
+    DETENT_DEFINE_PACKING(write_pairs_##SUFFIX, REAL)                                                                  \
                                                                                                                        \
     const REAL *detent_read_##SUFFIX(const void *x, detent_dtype dtype, size_t at, size_t n, REAL *buffer)             \
     {                                                                                                                  \
@@ -39,6 +61,8 @@
         case DETENT_U8: read_u8_##SUFFIX((const uint8_t *)x + at, buffer, n); break;                                   \
         case DETENT_I16: read_i16_##SUFFIX((const int16_t *)x + at, buffer, n); break;                                 \
         case DETENT_I32: read_i32_##SUFFIX((const int32_t *)x + at, buffer, n); break;                                 \
+        case DETENT_I4: read_i4_##SUFFIX((const uint8_t *)x + at / 2, buffer, n); break;                               \
+        case DETENT_U4: read_u4_##SUFFIX((const uint8_t *)x + at / 2, buffer, n); break;                               \
         default: break;                                                                                                \
         }                                                                                                              \
         return buffer;                                                                                                 \
@@ -59,6 +83,8 @@
         case DETENT_U8: write_u8_##SUFFIX(values, (uint8_t *)y + at, n); break;                                        \
         case DETENT_I16: write_i16_##SUFFIX(values, (int16_t *)y + at, n); break;                                      \
         case DETENT_I32: write_i32_##SUFFIX(values, (int32_t *)y + at, n); break;                                      \
+        case DETENT_I4:                                                                                                \
+        case DETENT_U4: write_pairs_##SUFFIX(values, (uint8_t *)y + at / 2, n); break;                                 \
         default: break;                                                                                                \
         }                                                                                                              \
     }

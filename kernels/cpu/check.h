@@ -27,8 +27,9 @@ detent_status detent_check_arrays(const void *from, const void *to, detent_shape
 /* The same for values of a float type. */
 detent_status detent_check_values(const void *from, const void *to, detent_dtype dtype, detent_shape3 shape,
                                   size_t *elements);
-/* Codes are integers, or floats of the type of the values they stand for. */
+/* Codes are integers, or floats of the type of the values they stand for; in backward not packed ones. */
 detent_status detent_check_code_types(detent_dtype x_dtype, detent_dtype q_dtype);
+detent_status detent_check_code_types_bwd(detent_dtype x_dtype, detent_dtype q_dtype);
 /* Where the sums of a backward go, and the workspace they need. */
 detent_status detent_check_sums(const void *grad_first, const void *grad_second, size_t groups,
                                 const detent_encoding *encoding, const void *workspace, size_t workspace_bytes,

@@ -79,7 +79,7 @@ detent_status detent_dequantize_bwd_cpu(const void *grad_x, const void *q, void 
 {
     size_t elements = 0;
     detent_status status = detent_check_affine(encoding);
-    if (status == DETENT_OK) status = detent_check_code_types(x_dtype, q_dtype);
+    if (status == DETENT_OK) status = detent_check_code_types_bwd(x_dtype, q_dtype);
     if (status == DETENT_OK) status = detent_check_arrays(grad_x, q, shape, &elements);
     if (status == DETENT_OK)
         status = check_sums(grad_scale, grad_zero_point, shape, encoding, workspace, workspace_bytes);

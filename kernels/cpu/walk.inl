@@ -92,6 +92,7 @@ static void DETENT_REAL(map_blocks)(int64_t begin, int64_t end, void *context)
         const size_t n = detent_min_size(DETENT_BLOCK, total - at);
         const real *x = DETENT_REAL(detent_read)(map->x, map->x_dtype, at, n, x_buffer);
         real *y = DETENT_REAL(detent_target)(map->y, map->y_dtype, at, y_buffer);
+        if (map->before != NULL) map->before(y, at, n, map->before_context);
         if (narrow) {
             DETENT_REAL(spread)(&reader, shape, at, n, scale, zero_point);
             map->varying(x, y, n, scale, zero_point, qmin, qmax, map->activation);

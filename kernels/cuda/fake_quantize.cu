@@ -14,7 +14,7 @@ template <typename T, typename Real> struct FakeQuantize {
     typedef T From;
     typedef T To;
     typedef Real real;
-    enum : bool { MASKED = true, ACTIVATED = true };
+    enum : bool { MASKED = true, ACTIVATED = true, RANDOM = false };
     static __device__ __forceinline__ real value(real x, real scale, real zero_point, real qmin, real qmax)
     {
         return detent_fake_quantize_one(x, scale, zero_point, qmin, qmax);

@@ -3,6 +3,7 @@
 #define DETENT_CUDA_LOAD_STORE_CUH
 
 #include "../math/half.h"
+#include "../math/int4.h"
 #include "geometry.h"
 
 namespace detent_cuda
@@ -13,6 +14,27 @@ struct F16 {
 };
 struct BF16 {
     uint16_t bits;
+};
+
+/* Codes that lie two in a byte; in registers each has its own. */
+struct I4 {
+    int8_t code;
+};
+struct U4 {
+    uint8_t code;
+};
+
+/* How many elements share a byte, and how one is read from it. */
+template <typename T> struct Packing {
+    enum : unsigned { SHARERS = 1 };
+};
+template <> struct Packing<I4> {
+    enum : unsigned { SHARERS = 2 };
+    static __device__ __forceinline__ I4 unpack(uint32_t bits) { return {(int8_t)detent_i4_code(bits)}; }
+};
+template <> struct Packing<U4> {
+    enum : unsigned { SHARERS = 2 };
+    static __device__ __forceinline__ U4 unpack(uint32_t bits) { return {(uint8_t)detent_u4_code(bits)}; }
 };
 
 template <typename real, typename T> struct Convert {
@@ -28,6 +50,15 @@ template <typename real> struct Convert<real, BF16> {
     static __device__ __forceinline__ BF16 store(real value) { return {detent_f32_to_bf16((float)value)}; }
 };
 
+template <typename real> struct Convert<real, I4> {
+    static __device__ __forceinline__ real load(I4 value) { return (real)value.code; }
+    static __device__ __forceinline__ I4 store(real value) { return {(int8_t)value}; }
+};
+template <typename real> struct Convert<real, U4> {
+    static __device__ __forceinline__ real load(U4 value) { return (real)value.code; }
+    static __device__ __forceinline__ U4 store(real value) { return {(uint8_t)value}; }
+};
+
 /* Elements of a 16-byte vector of the wider type. */
 template <typename A, typename B> struct VectorOf {
     enum : unsigned { SIZE = 16 / (sizeof(A) > sizeof(B) ? sizeof(A) : sizeof(B)) };
@@ -39,7 +70,7 @@ template <typename T, unsigned V> struct alignas(sizeof(T) * V) Pack {
 
 template <typename T, unsigned V> bool is_aligned(const void *pointer)
 {
-    return (uintptr_t)pointer % sizeof(Pack<T, V>) == 0;
+    return (uintptr_t)pointer % (sizeof(Pack<T, V>) / Packing<T>::SHARERS) == 0;
 }
 
 /* Elements low .. high - 1 of a vector lie in a run. */
@@ -56,29 +87,45 @@ template <unsigned V> __device__ __forceinline__ Span span_of(size_t vector, Run
 }
 
 /* A whole vector in one access where the tensors are aligned; elements outside the span are left alone and read as 0.
- */
+ * Spans of packed elements begin at 0; the half byte that an odd one leaves over is written 0. */
 template <typename T, unsigned V>
 __device__ __forceinline__ Pack<T, V> load(const T *from, size_t vector, Span span, bool aligned)
 {
-    if (aligned && span.low == 0 && span.high == (int)V)
-        return *reinterpret_cast<const Pack<T, V> *>(from + vector * V);
     Pack<T, V> values = {};
+    if constexpr (Packing<T>::SHARERS == 2) {
+        const Span pairs = {0, (span.high + 1) / 2};
+        const Pack<uint8_t, V / 2> bytes = load<uint8_t, V / 2>((const uint8_t *)from, vector, pairs, aligned);
 #pragma unroll
-    for (int k = 0; k < (int)V; ++k)
-        if (k >= span.low && k < span.high) values.at[k] = from[vector * V + k];
+        for (unsigned k = 0; k < V; ++k) values.at[k] = Packing<T>::unpack((uint32_t)bytes.at[k / 2] >> k % 2 * 4);
+    } else {
+        if (aligned && span.low == 0 && span.high == (int)V)
+            return *reinterpret_cast<const Pack<T, V> *>(from + vector * V);
+#pragma unroll
+        for (int k = 0; k < (int)V; ++k)
+            if (k >= span.low && k < span.high) values.at[k] = from[vector * V + k];
+    }
     return values;
 }
 
 template <typename T, unsigned V>
 __device__ __forceinline__ void store(T *to, size_t vector, Span span, bool aligned, const Pack<T, V> &values)
 {
-    if (aligned && span.low == 0 && span.high == (int)V) {
-        *reinterpret_cast<Pack<T, V> *>(to + vector * V) = values;
-        return;
-    }
+    if constexpr (Packing<T>::SHARERS == 2) {
+        const Span pairs = {0, (span.high + 1) / 2};
+        Pack<uint8_t, V / 2> bytes;
 #pragma unroll
-    for (int k = 0; k < (int)V; ++k)
-        if (k >= span.low && k < span.high) to[vector * V + k] = values.at[k];
+        for (int k = 0; k < (int)V; k += 2)
+            bytes.at[k / 2] = detent_pair_of_codes(values.at[k].code, k + 1 < span.high ? values.at[k + 1].code : 0);
+        store<uint8_t, V / 2>((uint8_t *)to, vector, pairs, aligned, bytes);
+    } else {
+        if (aligned && span.low == 0 && span.high == (int)V) {
+            *reinterpret_cast<Pack<T, V> *>(to + vector * V) = values;
+            return;
+        }
+#pragma unroll
+        for (int k = 0; k < (int)V; ++k)
+            if (k >= span.low && k < span.high) to[vector * V + k] = values.at[k];
+    }
 }
 
 } // namespace detent_cuda

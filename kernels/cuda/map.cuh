@@ -2,10 +2,12 @@
  *
  * An operation Op names its types From, To and real, whether it can write a mask, and has
  *     static real value(real x, real scale, real zero_point, real qmin, real qmax)
- * and with a mask inside(), of the same. x is what the job's interval makes of the element, if Op is ACTIVATED. */
+ * and with a mask inside(), of the same. x is what the job's interval makes of the element, if Op is ACTIVATED. If Op
+ * is RANDOM, value() takes the element's u after x. */
 #ifndef DETENT_CUDA_MAP_CUH
 #define DETENT_CUDA_MAP_CUH
 
+#include "../math/philox.h"
 #include "encoding.cuh"
 #include "launch.cuh"
 #include "load_store.cuh"
@@ -23,7 +25,22 @@ template <typename Op> struct MapJob {
     Encodings<typename Op::real> encodings;
     Interval<typename Op::real> activation; /* the whole line where there is none */
     bool aligned;
+    const int64_t *random; /* seed and offset, if Op is RANDOM */
 };
+
+/* The u of V elements from `first`, a multiple of V. */
+template <unsigned V, typename real>
+__device__ __forceinline__ void uniforms(const int64_t *random, size_t first, real (&u)[V])
+{
+    const uint64_t seed = (uint64_t)random[0], offset = (uint64_t)random[1];
+    detent_random_words words;
+#pragma unroll
+    for (unsigned k = 0; k < V; ++k) {
+        if (k % 4 == 0) words = detent_philox(seed, (first + k) / 4, offset);
+        const bool second_half = V == 2 && first % 4 != 0;
+        u[k] = (real)detent_uniform_of(second_half ? words.at[(k + 2) % 4] : words.at[k % 4]);
+    }
+}
 
 /* The encoding of the group at hand; read again only where the group changes. */
 template <typename real> struct Held {
@@ -78,6 +95,8 @@ template <typename Op> __device__ __forceinline__ void map_elements(const MapJob
                 if (job.shape.groups > 1) place = place_of(job.locator, vector * V, V);
                 held.seek(job.encodings, place.group);
                 Pack<To, V> to;
+                real u[V];
+                if constexpr (Op::RANDOM) uniforms<V>(job.random, vector * V, u);
 #pragma unroll
                 for (unsigned k = 0; k < V; ++k) {
                     if (k == place.left) {
@@ -88,7 +107,12 @@ template <typename Op> __device__ __forceinline__ void map_elements(const MapJob
                     const real given = Convert<real, From>::load(from[turn].at[k]);
                     const real x = Op::ACTIVATED ? detent_activate_one(given, job.activation) : given;
                     const Affine<real> affine = held.affine;
-                    to.at[k] = Convert<real, To>::store(Op::value(x, affine.scale, affine.zero_point, qmin, qmax));
+                    real made;
+                    if constexpr (Op::RANDOM)
+                        made = Op::value(x, u[k], affine.scale, affine.zero_point, qmin, qmax);
+                    else
+                        made = Op::value(x, affine.scale, affine.zero_point, qmin, qmax);
+                    to.at[k] = Convert<real, To>::store(made);
                     if constexpr (Op::MASKED)
                         if ((int)k < span.high)
                             bits |= (unsigned)(Op::inside(x, affine.scale, affine.zero_point, qmin, qmax) &
@@ -124,7 +148,8 @@ MapJob<Op> map_job(const void *from, void *to, uint8_t *mask, detent_shape3 shap
             locator_of(shape),
             encodings,
             activation,
-            is_aligned<From, V>(from) && is_aligned<To, V>(to)};
+            is_aligned<From, V>(from) && is_aligned<To, V>(to),
+            nullptr};
 }
 
 template <typename Op>

@@ -12,7 +12,7 @@ template <typename X, typename Q, typename Real, bool INTEGER> struct Quantize {
     typedef X From;
     typedef Q To;
     typedef Real real;
-    enum : bool { MASKED = false, ACTIVATED = false };
+    enum : bool { MASKED = false, ACTIVATED = false, RANDOM = false };
     static __device__ __forceinline__ real value(real x, real scale, real zero_point, real qmin, real qmax)
     {
         const real q = detent_quantize_one(x, scale, zero_point, qmin, qmax);
@@ -24,7 +24,7 @@ template <typename X, typename Q, typename Real> struct Dequantize {
     typedef Q From;
     typedef X To;
     typedef Real real;
-    enum : bool { MASKED = false, ACTIVATED = false };
+    enum : bool { MASKED = false, ACTIVATED = false, RANDOM = false };
     static __device__ __forceinline__ real value(real q, real scale, real zero_point, real, real)
     {
         return detent_dequantize_one(q, scale, zero_point);
@@ -97,41 +97,47 @@ template <typename X, typename Q, typename real> static detent_status dequantize
 typedef detent_status (*MapFunction)(const MapCall &);
 typedef detent_status (*BackwardFunction)(const BackwardCall &);
 
-/* Columns: I8, U8, I16, I32, and codes of the type of x. */
+/* Columns: codes of the type of x, I8, U8, I16, I32, I4, U4. */
 static int column_of(detent_dtype q_dtype)
 {
-    return q_dtype >= DETENT_I8 ? q_dtype - DETENT_I8 : 4;
+    return q_dtype >= DETENT_I8 ? q_dtype - DETENT_I8 + 1 : 0;
 }
 
 /* By arithmetic, type of x, type of codes. A grid beyond +-2^23 fits int32, float32 and float64 codes only. */
-#define DETENT_INTEGER_CODES(X, REAL)                                                                                  \
-    quantize<X, int8_t, REAL, true>, quantize<X, uint8_t, REAL, true>, quantize<X, int16_t, REAL, true>
-static const MapFunction quantizers[2][4][5] = {
-    {{DETENT_INTEGER_CODES(float, float), quantize<float, int32_t, float, true>, quantize<float, float, float, false>},
-     {DETENT_INTEGER_CODES(F16, float), quantize<F16, int32_t, float, true>, quantize<F16, F16, float, false>},
-     {DETENT_INTEGER_CODES(BF16, float), quantize<BF16, int32_t, float, true>, quantize<BF16, BF16, float, false>},
-     {nullptr, nullptr, nullptr, nullptr, nullptr}},
-    {{nullptr, nullptr, nullptr, quantize<float, int32_t, double, true>, quantize<float, float, double, false>},
-     {nullptr, nullptr, nullptr, quantize<F16, int32_t, double, true>, nullptr},
-     {nullptr, nullptr, nullptr, quantize<BF16, int32_t, double, true>, nullptr},
-     {DETENT_INTEGER_CODES(double, double), quantize<double, int32_t, double, true>,
-      quantize<double, double, double, false>}},
+#define DETENT_BY_CODES(X, REAL)                                                                                       \
+    {                                                                                                                  \
+        quantize<X, X, REAL, false>, quantize<X, int8_t, REAL, true>, quantize<X, uint8_t, REAL, true>,                \
+            quantize<X, int16_t, REAL, true>, quantize<X, int32_t, REAL, true>, quantize<X, I4, REAL, true>,           \
+            quantize<X, U4, REAL, true>                                                                                \
+    }
+#define DETENT_WIDE_CODES(X, OWN)                                                                                      \
+    {                                                                                                                  \
+        OWN, nullptr, nullptr, nullptr, quantize<X, int32_t, double, true>, nullptr, nullptr                           \
+    }
+static const MapFunction quantizers[2][4][7] = {
+    {DETENT_BY_CODES(float, float), DETENT_BY_CODES(F16, float), DETENT_BY_CODES(BF16, float), {}},
+    {DETENT_WIDE_CODES(float, (quantize<float, float, double, false>)), DETENT_WIDE_CODES(F16, nullptr),
+     DETENT_WIDE_CODES(BF16, nullptr), DETENT_BY_CODES(double, double)},
 };
-#undef DETENT_INTEGER_CODES
+#undef DETENT_BY_CODES
+#undef DETENT_WIDE_CODES
 
 /* Type of x, type of codes; the arithmetic follows from both. */
 #define DETENT_BY_CODES(FUNCTION, X, REAL)                                                                             \
+    FUNCTION<X, X, REAL>, FUNCTION<X, int8_t, REAL>, FUNCTION<X, uint8_t, REAL>, FUNCTION<X, int16_t, REAL>,           \
+        FUNCTION<X, int32_t, double>
+#define DETENT_PACKED_TOO(X, REAL)                                                                                     \
     {                                                                                                                  \
-        FUNCTION<X, int8_t, REAL>, FUNCTION<X, uint8_t, REAL>, FUNCTION<X, int16_t, REAL>,                             \
-            FUNCTION<X, int32_t, double>, FUNCTION<X, X, REAL>                                                         \
+        DETENT_BY_CODES(dequantize, X, REAL), dequantize<X, I4, REAL>, dequantize<X, U4, REAL>                         \
     }
-static const MapFunction dequantizers[4][5] = {
-    DETENT_BY_CODES(dequantize, float, float), DETENT_BY_CODES(dequantize, F16, float),
-    DETENT_BY_CODES(dequantize, BF16, float), DETENT_BY_CODES(dequantize, double, double)};
-static const BackwardFunction dequantize_backwards[4][5] = {
-    DETENT_BY_CODES(dequantize_bwd, float, float), DETENT_BY_CODES(dequantize_bwd, F16, float),
-    DETENT_BY_CODES(dequantize_bwd, BF16, float), DETENT_BY_CODES(dequantize_bwd, double, double)};
+static const MapFunction dequantizers[4][7] = {DETENT_PACKED_TOO(float, float), DETENT_PACKED_TOO(F16, float),
+                                               DETENT_PACKED_TOO(BF16, float), DETENT_PACKED_TOO(double, double)};
+static const BackwardFunction dequantize_backwards[4][5] = {{DETENT_BY_CODES(dequantize_bwd, float, float)},
+                                                            {DETENT_BY_CODES(dequantize_bwd, F16, float)},
+                                                            {DETENT_BY_CODES(dequantize_bwd, BF16, float)},
+                                                            {DETENT_BY_CODES(dequantize_bwd, double, double)}};
 #undef DETENT_BY_CODES
+#undef DETENT_PACKED_TOO
 
 static const BackwardFunction quantize_backwards[2][4] = {
     {quantize_bwd<float, float>, quantize_bwd<F16, float>, quantize_bwd<BF16, float>, nullptr},
@@ -200,7 +206,7 @@ detent_status detent_dequantize_bwd_cuda(const void *grad_x, const void *q, void
 {
     size_t elements = 0;
     detent_status status = detent_check_affine(encoding);
-    if (status == DETENT_OK) status = detent_check_code_types(x_dtype, q_dtype);
+    if (status == DETENT_OK) status = detent_check_code_types_bwd(x_dtype, q_dtype);
     if (status == DETENT_OK) status = detent_check_arrays(grad_x, q, shape, &elements);
     if (status == DETENT_OK)
         status = check_sums(grad_scale, grad_zero_point, shape, encoding, workspace, workspace_bytes);

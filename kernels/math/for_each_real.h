@@ -13,6 +13,7 @@
 
 #define real float
 #define DETENT_RINT rintf
+#define DETENT_FLOOR floorf
 #define DETENT_FABS fabsf
 #define DETENT_REAL_TYPE(name) name##_f32
 #ifdef __cplusplus
@@ -23,12 +24,14 @@
 #include DETENT_FORMULAS
 #undef real
 #undef DETENT_RINT
+#undef DETENT_FLOOR
 #undef DETENT_FABS
 #undef DETENT_REAL
 #undef DETENT_REAL_TYPE
 
 #define real double
 #define DETENT_RINT rint
+#define DETENT_FLOOR floor
 #define DETENT_FABS fabs
 #define DETENT_REAL_TYPE(name) name##_f64
 #ifdef __cplusplus
@@ -39,6 +42,7 @@
 #include DETENT_FORMULAS
 #undef real
 #undef DETENT_RINT
+#undef DETENT_FLOOR
 #undef DETENT_FABS
 #undef DETENT_REAL
 #undef DETENT_REAL_TYPE

@@ -7,6 +7,7 @@
 #include "detent/float_cast.h"
 #include "detent/observe.h"
 #include "detent/quantize.h"
+#include "detent/stochastic.h"
 #include "tensor.h"
 
 namespace detent_shim {
@@ -43,6 +44,7 @@ struct Cpu {
   static constexpr auto fake_quantize_mask_bwd = &detent_fake_quantize_mask_bwd_cpu;
   static constexpr auto fake_quantize_dynamic_workspace = &detent_fake_quantize_dynamic_workspace;
   static constexpr auto fake_quantize_dynamic = &detent_fake_quantize_dynamic_cpu;
+  static constexpr auto fake_quantize_stochastic = &detent_fake_quantize_stochastic_cpu;
   static constexpr auto float_cast = &detent_float_cast_cpu;
   static constexpr auto quantize = &detent_quantize_cpu;
   static constexpr auto quantize_bwd = &detent_quantize_bwd_cpu;

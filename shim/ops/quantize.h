@@ -7,7 +7,8 @@ namespace detent_shim {
 
 inline const char *range_of_codes(detent_dtype codes) {
   static const char *const text[] = {"-2^24 .. 2^24", "-2048 .. 2048", "-256 .. 256",     "-2^31 .. 2^32 - 1",
-                                     "-128 .. 127",   "0 .. 255",      "-32768 .. 32767", "-2^31 .. 2^31 - 1"};
+                                     "-128 .. 127",   "0 .. 255",      "-32768 .. 32767", "-2^31 .. 2^31 - 1",
+                                     "-8 .. 7",       "0 .. 15"};
   return text[codes];
 }
 
@@ -23,25 +24,48 @@ inline int32_t torch_dtype_of(torch::headeronly::ScalarType type) {
   return torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
 }
 
+// Packed codes lie two in an int8, signed, or in a uint8, unsigned.
+inline detent_dtype packed_dtype(const char *op, const char *name, detent_dtype codes) {
+  if (codes != DETENT_I8 && codes != DETENT_U8)
+    fail(op, name, " has dtype ", row_of_torch(torch_of(codes))->name,
+         ", expected int8 or uint8 for packed codes, two in a byte.\n"
+         "  Use int8 for a grid within -8 .. 7, uint8 for 0 .. 15.");
+  return codes == DETENT_I8 ? DETENT_I4 : DETENT_U4;
+}
+
+inline Tensor quantized_pairs(const char *op, const Tensor &x, const Grouped &grouped, const OptionalInts &block_size,
+                              detent_dtype codes) {
+  if (x.dim() == 0 || x.size(-1) % 2 != 0)
+    fail(op, "x has shape ", shape_text(x),
+         ", expected an even last dimension, for two codes share a byte.\n"
+         "  Flatten x, for example x.flatten(1), or pad it.");
+  if (grouped.permutes() && block_size->back() != -1 && block_size->back() % 2 != 0)
+    fail(op, "block_size is ", shape_text(*block_size),
+         ", expected an even last entry, for packed codes share a byte.");
+  return empty_1d(x, x.numel() / 2, torch_of(codes));
+}
+
 // dtype None: codes as floats of x's type, the form that carries a gradient.
 template <typename Device>
 Tensor quantize(const Tensor &x, const Tensor &scale, const std::optional<Tensor> &zero_point, int64_t qmin,
                 int64_t qmax, std::optional<torch::headeronly::ScalarType> dtype, std::optional<int64_t> axis,
-                OptionalInts block_size) {
+                OptionalInts block_size, bool packed) {
   const char *op = "quantize";
   const detent_dtype x_dtype = float_dtype(op, "x", x);
-  const detent_dtype q_dtype = dtype.has_value() ? code_dtype(op, "dtype", torch_dtype_of(*dtype), x_dtype) : x_dtype;
-  const Grouped grouped(op, x, axis, block_size);
+  const detent_dtype held_as = dtype.has_value() ? code_dtype(op, "dtype", torch_dtype_of(*dtype), x_dtype) : x_dtype;
+  const detent_dtype q_dtype = packed ? packed_dtype(op, "dtype", held_as) : held_as;
+  const Grouped grouped(op, packed ? torch::stable::contiguous(x) : x, axis, block_size);
   const HeldEncoding held = hold_affine(op, x_dtype, grouped, scale, zero_point, qmin, qmax);
   typename Device::Scope scope(grouped.values());
-  Tensor q = grouped.empty(torch_of(q_dtype));
+  Tensor q = packed ? quantized_pairs(op, x, grouped, block_size, held_as) : grouped.empty(torch_of(q_dtype));
   const detent_status status =
       Device::quantize(grouped.data(), q.mutable_data_ptr(), x_dtype, q_dtype, grouped.shape, &held.c, scope.queue);
   if (status == DETENT_BAD_GRID)
-    fail(op, "the grid ", qmin, " .. ", qmax, " does not fit codes held as ", row_of_torch(torch_of(q_dtype))->name,
-         ", which hold the integers ", range_of_codes(q_dtype), " exactly.\n  Pass a wider dtype.");
+    fail(op, "the grid ", qmin, " .. ", qmax, " does not fit codes held as ", packed ? "halves of " : "",
+         row_of_torch(torch_of(held_as))->name, ", which hold the integers ", range_of_codes(q_dtype),
+         " exactly.\n  Pass a wider dtype.");
   throw_unless_ok(op, status);
-  return grouped.restore(q);
+  return packed ? grouped.restore_pairs(q) : grouped.restore(q);
 }
 
 struct Sums {
@@ -109,12 +133,52 @@ inline detent_dtype value_dtype(const char *op, const Tensor &q,
   return codes != nullptr && codes->detent >= DETENT_F32 && codes->detent <= DETENT_F64 ? codes->detent : DETENT_F32;
 }
 
+// A contiguous tensor for what packed codes stand for.
+inline Tensor empty_unpacked(const char *op, const Tensor &q, detent_dtype x_dtype) {
+  if (q.dim() == 0) fail(op, "q has shape (), expected at least one dimension for packed codes, two in a byte.");
+  Ints sizes(q.sizes().begin(), q.sizes().end()), strides(sizes.size(), 1);
+  sizes.back() *= 2;
+  for (size_t i = sizes.size() - 1; i-- > 0;) strides[i] = strides[i + 1] * (sizes[i + 1] > 0 ? sizes[i + 1] : 1);
+  return empty_strided(q, sizes.data(), strides.data(), sizes.size(), torch_of(x_dtype));
+}
+
+// Packed codes as floats of the type of their values, which hold them exactly.
+template <typename Device>
+Tensor unpacked(const char *op, const Tensor &q, detent_dtype x_dtype) {
+  const detent_dtype q_dtype = packed_dtype(op, "q", code_dtype(op, "q", torch_dtype_of(q), x_dtype));
+  const Tensor bytes = torch::stable::contiguous(q);
+  Tensor codes = empty_unpacked(op, q, x_dtype);
+  typename Device::Scope scope(bytes);
+  Tensor one = empty_1d(q, 1, torch_of(detent_dequantize_math_dtype(q_dtype, x_dtype)));
+  one = torch::stable::fill_(one, 1.0);
+  detent_encoding as_it_is{};
+  as_it_is.scale = one.const_data_ptr();
+  throw_unless_ok(op, Device::dequantize(bytes.const_data_ptr(), codes.mutable_data_ptr(), q_dtype, x_dtype,
+                                         {1, 1, static_cast<size_t>(codes.numel())}, &as_it_is, scope.queue));
+  return codes;
+}
+
 template <typename Device>
 Tensor dequantize(const Tensor &q, const Tensor &scale, const std::optional<Tensor> &zero_point,
                   std::optional<torch::headeronly::ScalarType> dtype, std::optional<int64_t> axis,
-                  OptionalInts block_size) {
+                  OptionalInts block_size, bool packed) {
   const char *op = "dequantize";
   const detent_dtype x_dtype = value_dtype(op, q, dtype);
+  if (packed) {
+    const detent_dtype q_dtype = packed_dtype(op, "q", code_dtype(op, "q", torch_dtype_of(q), x_dtype));
+    Tensor x = empty_unpacked(op, q, x_dtype);
+    const Grouped grouped(op, x, axis, block_size);
+    if (grouped.permutes())
+      return dequantize<Device>(unpacked<Device>(op, q, x_dtype), scale, zero_point, std::nullopt, axis, block_size,
+                                false);
+    const HeldEncoding held =
+        hold_for_codes(op, grouped, detent_dequantize_math_dtype(q_dtype, x_dtype), scale, zero_point);
+    const Tensor bytes = torch::stable::contiguous(q);
+    typename Device::Scope scope(x);
+    throw_unless_ok(op, Device::dequantize(bytes.const_data_ptr(), x.mutable_data_ptr(), q_dtype, x_dtype,
+                                           grouped.shape, &held.c, scope.queue));
+    return x;
+  }
   const detent_dtype q_dtype = code_dtype(op, "q", torch_dtype_of(q), x_dtype);
   const Grouped grouped(op, q, axis, block_size);
   const HeldEncoding held =
@@ -130,9 +194,13 @@ Tensor dequantize(const Tensor &q, const Tensor &scale, const std::optional<Tens
 template <typename Device>
 std::tuple<Tensor, Tensor, Tensor> dequantize_backward(const Tensor &grad_x, const Tensor &q, const Tensor &scale,
                                                        const std::optional<Tensor> &zero_point,
-                                                       std::optional<int64_t> axis, OptionalInts block_size) {
+                                                       std::optional<int64_t> axis, OptionalInts block_size,
+                                                       bool packed) {
   const char *op = "dequantize_backward";
   const detent_dtype x_dtype = float_dtype(op, "grad_x", grad_x);
+  if (packed)
+    return dequantize_backward<Device>(grad_x, unpacked<Device>(op, q, x_dtype), scale, zero_point, axis, block_size,
+                                       false);
   const detent_dtype q_dtype = code_dtype(op, "q", torch_dtype_of(q), x_dtype);
   const Grouped grouped(op, q, axis, block_size);
   const HeldEncoding held =

@@ -241,19 +241,32 @@ class Grouped {
   Tensor empty(int32_t torch_dtype) const { return empty_as(values_, torch_dtype); }
   Tensor empty() const { return empty_as(values_); }
 
+  // Blocks interleave, so values() is a permuted copy.
+  bool permutes() const { return !split_.empty(); }
+
+  // Where permutes(): a value per block, as one per element of x.
+  Tensor spread(const Tensor &values) const {
+    Ints apart = split_;
+    for (size_t i = 1; i < apart.size(); i += 2) apart[i] = 1;
+    const Tensor shared = call_with_ints("aten::broadcast_to", torch::stable::reshape(values, apart), split_);
+    return torch::stable::reshape(shared, like_.sizes());
+  }
+
+  // The bytes of a contiguous x whose elements lie two in a byte, in the order of values(): a contiguous tensor, the
+  // last dimension half as long. Where permutes(), a block's last dimension must be even.
+  Tensor restore_pairs(const Tensor &bytes) const {
+    Ints halved(like_.sizes().begin(), like_.sizes().end());
+    halved.back() /= 2;
+    if (!permutes()) return torch::stable::view(bytes, halved);
+    Ints split = split_;
+    split.back() /= 2;
+    return torch::stable::reshape(unpermuted(bytes, split), halved);
+  }
+
   // A result that lies in memory like values(), as a tensor like x: same sizes, the strides of torch.empty_like(x).
   Tensor restore(const Tensor &result) const {
     if (split_.empty() && !moved_) return result;
-    Tensor back = result;
-    if (!split_.empty()) {
-      Ints apart, inverse(permutation_.size());
-      for (size_t i = 0; i < permutation_.size(); ++i) {
-        apart.push_back(split_[permutation_[i]]);
-        inverse[permutation_[i]] = static_cast<int64_t>(i);
-      }
-      back = call_with_ints("aten::permute", torch::stable::view(back, apart), inverse);
-      back = torch::stable::reshape(back, like_.sizes());
-    }
+    const Tensor back = split_.empty() ? result : torch::stable::reshape(unpermuted(result, split_), like_.sizes());
     Tensor out = empty_as(torch::stable::empty_like(like_), torch_dtype_of(back));
     torch::stable::copy_(out, back);
     return out;
@@ -270,6 +283,16 @@ class Grouped {
   Tensor permuted(const Tensor &t) const {
     Tensor apart = torch::stable::reshape(t, split_);
     return torch::stable::contiguous(call_with_ints("aten::permute", apart, permutation_));
+  }
+
+  // What permuted() did, undone: a view of sizes `split`.
+  Tensor unpermuted(const Tensor &t, const Ints &split) const {
+    Ints apart, inverse(permutation_.size());
+    for (size_t i = 0; i < permutation_.size(); ++i) {
+      apart.push_back(split[permutation_[i]]);
+      inverse[permutation_[i]] = static_cast<int64_t>(i);
+    }
+    return call_with_ints("aten::permute", torch::stable::view(t, apart), inverse);
   }
 
   void read_axis(const char *op, int64_t axis, const Ints &order) {

@@ -57,6 +57,7 @@ struct Cuda {
   static constexpr auto fake_quantize_mask_bwd = &Named<&detent_fake_quantize_mask_bwd_cuda>::call;
   static constexpr auto fake_quantize_dynamic_workspace = &detent_fake_quantize_dynamic_workspace_cuda;
   static constexpr auto fake_quantize_dynamic = &Named<&detent_fake_quantize_dynamic_cuda>::call;
+  static constexpr auto fake_quantize_stochastic = &Named<&detent_fake_quantize_stochastic_cuda>::call;
   static constexpr auto float_cast = &Named<&detent_float_cast_cuda>::call;
   static constexpr auto quantize = &Named<&detent_quantize_cuda>::call;
   static constexpr auto quantize_bwd = &Named<&detent_quantize_bwd_cuda>::call;

@@ -4,6 +4,7 @@
 #include "detent/fake_quantize.h"
 #include "detent/observe.h"
 #include "detent/quantize.h"
+#include "detent/stochastic.h"
 
 #if !defined(__STDC_VERSION__) || __STDC_VERSION__ < 201112L
 #error "expected C11"

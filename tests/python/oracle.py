@@ -113,6 +113,43 @@ def fake_quantize_gradients(g, x, scale, zero_point, qmin, qmax, axis=None, bloc
     return grad_x, scale_terms, zero_point_terms
 
 
+# --- stochastic.h -----------------------------------------------------------------------------------------------------
+
+
+def philox(key: list[int], counter: Tensor) -> Tensor:
+    """Philox 4x32-10 (Salmon 2011): four words for each of the counters [4, n], in int64; multiplication by halves."""
+    c0, c1, c2, c3 = counter.long()
+    k0, k1 = key
+    word = 0xFFFFFFFF
+
+    def product(a: int, b: Tensor) -> tuple[Tensor, Tensor]:
+        low = a * (b & 0xFFFF)
+        high = a * (b >> 16) + (low >> 16)
+        return high >> 16, (high << 16 | low & 0xFFFF) & word
+
+    for _ in range(10):
+        (high0, low0), (high2, low2) = product(0xD2511F53, c0), product(0xCD9E8D57, c2)
+        c0, c1, c2, c3 = high2 ^ c1 ^ k0, low2, high0 ^ c3 ^ k1, low0
+        k0, k1 = (k0 + 0x9E3779B9) & word, (k1 + 0xBB67AE85) & word
+    return torch.stack([c0, c1, c2, c3])
+
+
+def uniforms(shape, random: Tensor) -> Tensor:
+    """The u of every element: multiples of 2**-24."""
+    seed, offset = (number % 2**64 for number in random.tolist())
+    n = math.prod(shape)
+    block = torch.arange((n + 3) // 4)
+    low, high = torch.full_like(block, offset % 2**32), torch.full_like(block, offset >> 32)
+    words = philox([seed % 2**32, seed >> 32], torch.stack([block, torch.zeros_like(block), low, high]))
+    return ((words.T.reshape(-1)[:n] >> 8).double() / 2**24).reshape(shape)
+
+
+def fake_quantize_stochastic(x, scale, zero_point, random, qmin, qmax, axis=None, block_size=None, real=torch.float64):
+    p = parts(x, scale, zero_point, qmin, qmax, axis, block_size, real)
+    rounded = torch.floor(p.ratio.double() + uniforms(x.shape, random)).to(real)
+    return (clamp(rounded + p.zero_point, qmin, qmax) - p.zero_point) * p.scale
+
+
 # --- encode.h and the range parametrization ---------------------------------------------------------------------------
 
 

@@ -117,6 +117,14 @@ SAMPLES = {
         "fake_quantize_mask_backward",
         lambda: (tensors(4, 6, grad=False), mask_of(torch.empty(24)), None, [2, 3]),
     ),
+    "fake_quantize_stochastic": (
+        "fake_quantize_stochastic",
+        lambda: (tensors(4, 6), positive(6), tensors(6), torch.tensor([3, 4]), -8, 7, 1),
+    ),
+    "fake_quantize_stochastic, channels_last": (
+        "fake_quantize_stochastic",
+        lambda: (channels_last(), positive(grad=False), None, torch.tensor([3, 4]), -8, 7),
+    ),
     "float_cast": ("float_cast", lambda: (tensors(4, 6), positive(6, grad=False), 3, -6, 448.0, 1)),
     "float_cast, channels_last": ("float_cast", lambda: (channels_last(), positive(grad=False), 2, -14, 57344.0)),
     "float_cast, blocks": (
@@ -133,10 +141,30 @@ SAMPLES = {
         "quantize_backward",
         lambda: (tensors(9, grad=False), tensors(9, grad=False), positive(grad=False), None, -8, 7),
     ),
+    "quantize, packed": (
+        "quantize",
+        lambda: (channels_last(), positive(grad=False), None, -8, 7, torch.int8, None, None, True),
+    ),
     "dequantize": ("dequantize", lambda: (tensors(4, 6), positive(6), tensors(6), None, 1)),
     "dequantize, integers": (
         "dequantize",
         lambda: (torch.arange(-4, 4, dtype=torch.int8), positive(), tensors(), torch.float16),
+    ),
+    "dequantize, packed": (
+        "dequantize",
+        lambda: (torch.arange(8, dtype=torch.uint8).view(4, 2), positive(4), tensors(4), None, 1, None, True),
+    ),
+    "dequantize_backward, packed": (
+        "dequantize_backward",
+        lambda: (
+            tensors(8, grad=False),
+            torch.arange(4, dtype=torch.int8),
+            positive(grad=False),
+            None,
+            None,
+            None,
+            True,
+        ),
     ),
     "dequantize_backward": (
         "dequantize_backward",

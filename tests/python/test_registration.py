@@ -18,6 +18,10 @@ SCHEMAS = {
         "(Tensor x, Tensor scale, Tensor? zero_point, int qmin, int qmax, int? axis=None, int[]? "
         "block_size=None, float grad_scale=1., float? activation_min=None, float? activation_max=None) -> Tensor"
     ),
+    "fake_quantize_stochastic": (
+        "(Tensor x, Tensor scale, Tensor? zero_point, Tensor random, int qmin, int qmax, int? axis=None, int[]? "
+        "block_size=None) -> Tensor"
+    ),
     "fake_quantize_mask": (
         "(Tensor x, Tensor scale, Tensor? zero_point, int qmin, int qmax, int? axis=None, int[]? "
         "block_size=None, float? activation_min=None, float? activation_max=None) -> (Tensor y, Tensor mask)"
@@ -60,7 +64,7 @@ SCHEMAS = {
     ),
     "quantize": (
         "(Tensor x, Tensor scale, Tensor? zero_point, int qmin, int qmax, ScalarType? dtype=None, int? "
-        "axis=None, int[]? block_size=None) -> Tensor"
+        "axis=None, int[]? block_size=None, bool packed=False) -> Tensor"
     ),
     "quantize_backward": (
         "(Tensor grad_q, Tensor x, Tensor scale, Tensor? zero_point, int qmin, int qmax, int? axis=None, "
@@ -68,11 +72,11 @@ SCHEMAS = {
     ),
     "dequantize": (
         "(Tensor q, Tensor scale, Tensor? zero_point, ScalarType? dtype=None, int? axis=None, int[]? "
-        "block_size=None) -> Tensor"
+        "block_size=None, bool packed=False) -> Tensor"
     ),
     "dequantize_backward": (
-        "(Tensor grad_x, Tensor q, Tensor scale, Tensor? zero_point, int? axis=None, int[]? block_size=None) "
-        "-> (Tensor grad_q, Tensor grad_scale, Tensor grad_zero_point)"
+        "(Tensor grad_x, Tensor q, Tensor scale, Tensor? zero_point, int? axis=None, int[]? block_size=None, bool "
+        "packed=False) -> (Tensor grad_q, Tensor grad_scale, Tensor grad_zero_point)"
     ),
     "observe_min_max": "(Tensor x, int? axis=None, int[]? block_size=None) -> (Tensor min, Tensor max, Tensor ignored)",
     "observe_min_max_update_": (

@@ -32,6 +32,16 @@ def _affine_backward(ctx, grad_y):
     return grad_x, grad_scale, _present(grad_zero_point, zero_point), *[None] * len(ctx.plain)
 
 
+def _stochastic_setup(ctx, inputs, output) -> None:
+    x, scale, zero_point, _, *plain = inputs
+    _keep(ctx, (x, scale, zero_point), *plain)
+
+
+def _stochastic_backward(ctx, grad_y):
+    grad_x, grad_scale, grad_zero_point, *rest = _affine_backward(ctx, grad_y)
+    return grad_x, grad_scale, grad_zero_point, None, *rest
+
+
 def _range_setup(ctx, inputs, output) -> None:
     x, min, max, *plain = inputs
     _keep(ctx, (x, min, max), *plain)
@@ -68,7 +78,7 @@ def _float_cast_backward(ctx, grad_y):
 
 
 def _quantize_setup(ctx, inputs, output) -> None:
-    x, scale, zero_point, qmin, qmax, _, axis, block_size = inputs
+    x, scale, zero_point, qmin, qmax, _, axis, block_size, _ = inputs
     if not output.is_floating_point():
         ctx.mark_non_differentiable(output)
     _keep(ctx, (x, scale, zero_point), qmin, qmax, axis, block_size)
@@ -77,21 +87,21 @@ def _quantize_setup(ctx, inputs, output) -> None:
 def _quantize_backward(ctx, grad_q):
     x, scale, zero_point = ctx.saved_tensors
     if grad_q is None or grad_q.dtype != x.dtype:
-        return (None,) * 8
+        return (None,) * 9
     grad_x, grad_scale, grad_zero_point = _ops.quantize_backward(grad_q, x, scale, zero_point, *ctx.plain)
-    return grad_x, grad_scale, _present(grad_zero_point, zero_point), *[None] * 5
+    return grad_x, grad_scale, _present(grad_zero_point, zero_point), *[None] * 6
 
 
 def _dequantize_setup(ctx, inputs, output) -> None:
-    q, scale, zero_point, _, axis, block_size = inputs
-    _keep(ctx, (q, scale, zero_point), axis, block_size)
+    q, scale, zero_point, _, *plain = inputs
+    _keep(ctx, (q, scale, zero_point), *plain)
 
 
 def _dequantize_backward(ctx, grad_x):
     q, scale, zero_point = ctx.saved_tensors
     grad_q, grad_scale, grad_zero_point = _ops.dequantize_backward(grad_x, q, scale, zero_point, *ctx.plain)
     grad_q = grad_q if q.is_floating_point() else None
-    return grad_q, grad_scale, _present(grad_zero_point, zero_point), None, None, None
+    return grad_q, grad_scale, _present(grad_zero_point, zero_point), *[None] * 4
 
 
 def _raise_second_order(name: str):
@@ -107,6 +117,7 @@ def _raise_second_order(name: str):
 def register() -> None:
     for name, backward, setup in [
         ("fake_quantize", _affine_backward, _affine_setup),
+        ("fake_quantize_stochastic", _stochastic_backward, _stochastic_setup),
         ("fake_quantize_range", _range_backward, _range_setup),
         ("fake_quantize_dynamic", _dynamic_backward, _dynamic_setup),
         ("float_cast", _float_cast_backward, _float_cast_setup),

@@ -36,6 +36,10 @@ def _fake_quantize(x, scale, zero_point, qmin, qmax, axis=None, block_size=None,
     return torch.empty_like(x)
 
 
+def _fake_quantize_stochastic(x, scale, zero_point, random, qmin, qmax, axis=None, block_size=None):
+    return torch.empty_like(x)
+
+
 def _fake_quantize_mask(x, scale, zero_point, qmin, qmax, axis=None, block_size=None, *activation):
     return torch.empty_like(x), _mask(x)
 
@@ -88,7 +92,9 @@ def _float_cast_mask(x, scale, mantissa_bits, min_exponent, max, axis=None, bloc
     return torch.empty_like(x), _mask(x)
 
 
-def _quantize(x, scale, zero_point, qmin, qmax, dtype=None, axis=None, block_size=None):
+def _quantize(x, scale, zero_point, qmin, qmax, dtype=None, axis=None, block_size=None, packed=False):
+    if packed:
+        return x.new_empty([*x.shape[:-1], x.shape[-1] // 2], dtype=dtype)
     return torch.empty_like(x, dtype=dtype or x.dtype)
 
 
@@ -96,16 +102,22 @@ def _quantize_backward(grad_q, x, scale, zero_point, qmin, qmax, axis=None, bloc
     return torch.empty_like(x), *_encoding_grads(scale, zero_point, x, qmin, qmax)
 
 
-def _dequantize(q, scale, zero_point, dtype=None, axis=None, block_size=None):
-    return torch.empty_like(q, dtype=dtype or (q.dtype if q.is_floating_point() else torch.float32))
+def _dequantize(q, scale, zero_point, dtype=None, axis=None, block_size=None, packed=False):
+    dtype = dtype or (q.dtype if q.is_floating_point() else torch.float32)
+    return _unpacked(q, dtype) if packed else torch.empty_like(q, dtype=dtype)
 
 
-def _dequantize_backward(grad_x, q, scale, zero_point, axis=None, block_size=None):
+def _unpacked(q: Tensor, dtype: torch.dtype) -> Tensor:
+    return q.new_empty([*q.shape[:-1], q.shape[-1] * 2], dtype=dtype)
+
+
+def _dequantize_backward(grad_x, q, scale, zero_point, axis=None, block_size=None, packed=False):
     wide = grad_x.dtype == torch.float64 or q.dtype == torch.int32
     none = q.new_empty((0,), dtype=torch.float64 if wide else torch.float32)
     grad_zero_point = none if zero_point is None else torch.empty_like(zero_point, memory_format=torch.contiguous_format)
     grad_scale = torch.empty_like(scale, memory_format=torch.contiguous_format)
-    return torch.empty_like(q, dtype=grad_x.dtype), grad_scale, grad_zero_point
+    grad_q = _unpacked(q, grad_x.dtype) if packed else torch.empty_like(q, dtype=grad_x.dtype)
+    return grad_q, grad_scale, grad_zero_point
 
 
 def _observe_min_max(x, axis=None, block_size=None):
@@ -159,6 +171,7 @@ def _on_one_device(name: str, fake):
 def register() -> None:
     for name, fake in {
         "fake_quantize": _fake_quantize,
+        "fake_quantize_stochastic": _fake_quantize_stochastic,
         "fake_quantize_mask": _fake_quantize_mask,
         "fake_quantize_backward": _fake_quantize_backward,
         "fake_quantize_range": _fake_quantize_range,

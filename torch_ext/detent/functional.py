@@ -20,7 +20,15 @@ from torch import Tensor
 
 from .float_format import FloatFormat
 
-__all__ = ["fake_quantize", "fake_quantize_range", "fake_quantize_dynamic", "float_cast", "quantize", "dequantize"]
+__all__ = [
+    "fake_quantize",
+    "fake_quantize_range",
+    "fake_quantize_dynamic",
+    "fake_quantize_stochastic",
+    "float_cast",
+    "quantize",
+    "dequantize",
+]
 
 _ops = torch.ops.detent
 
@@ -161,6 +169,44 @@ def fake_quantize_dynamic(
     return _ops.fake_quantize_dynamic(x, clip, qmin, qmax, symmetric, axis, block_size, zero_point)
 
 
+def fake_quantize_stochastic(
+    x: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None = None,
+    *,
+    random: Tensor,
+    qmin: int,
+    qmax: int,
+    axis: int | None = None,
+    block_size: Sequence[int] | None = None,
+) -> Tensor:
+    """Fake-quantize ``x``, rounding up or down at random: inside the grid the expectation is ``x``.
+
+    ``y = (clamp(floor(x / scale + u) + zero_point, qmin, qmax) - zero_point) * scale`` (Gupta 2015), ``u`` in ``[0, 1)``
+    a function of ``random`` and the element's place in a contiguous ``x`` (Philox 4x32-10, Salmon 2011): the same bits
+    for any number of threads, any layout and device. The gradients are those of :func:`fake_quantize`. Codes are
+    ``quantize`` of the result.
+
+    Args:
+        x, scale, zero_point, qmin, qmax, axis, block_size: As in :func:`fake_quantize`.
+        random: int64 tensor ``[seed, offset]`` on the device of ``x``. Another offset draws other numbers; advance it in
+            place after each call, ``random[1] += 1``, which ``torch.compile`` and CUDA graphs capture.
+    Returns:
+        Tensor like ``x``.
+    Raises:
+        ValueError: As :func:`fake_quantize`; ``random`` is not two int64 numbers.
+    Example:
+        >>> random = torch.tensor([2026, 0])
+        >>> x = torch.full((10000,), 0.3)
+        >>> y = fake_quantize_stochastic(x, torch.tensor(1.0), random=random, qmin=-8, qmax=7)
+        >>> y.unique(), bool((y.mean() - 0.3).abs() < 0.03)
+        (tensor([0., 1.]), True)
+    """
+    return _ops.fake_quantize_stochastic(
+        x, scale, _zero_point(zero_point, scale), random, qmin, qmax, axis, block_size
+    )
+
+
 def float_cast(
     x: Tensor,
     format: FloatFormat | torch.dtype | str,
@@ -204,6 +250,7 @@ def quantize(
     dtype: torch.dtype | None = None,
     axis: int | None = None,
     block_size: Sequence[int] | None = None,
+    packed: bool = False,
 ) -> Tensor:
     """The integer codes ``q = clamp(rint(x / scale) + zero_point, qmin, qmax)``.
 
@@ -211,15 +258,21 @@ def quantize(
         x, scale, zero_point, qmin, qmax, axis, block_size: As in :func:`fake_quantize`.
         dtype: Type of the codes: int8, uint8, int16 or int32; ``None``: the type of ``x``, the only form that carries a
             gradient. It must hold every integer of the grid.
+        packed: Two 4-bit codes in each byte of an int8 (grid within -8 .. 7) or uint8 (0 .. 15): the last dimension, which
+            must be even, is half as long and contiguous. The first code is in the low half, as in ONNX's INT4 and UINT4.
     Returns:
         Codes shaped like ``x``. NaN becomes the code of 0.0 in an integer type and stays NaN in a float one.
     Raises:
-        ValueError: As :func:`fake_quantize`; the grid does not fit ``dtype``.
+        ValueError: As :func:`fake_quantize`; the grid does not fit ``dtype``; the last dimension is odd, where packed.
     Example:
         >>> quantize(torch.tensor([-1.0, 0.25, 0.75, 9.0]), torch.tensor(0.5), qmin=-2, qmax=3, dtype=torch.int8)
         tensor([-2,  0,  2,  3], dtype=torch.int8)
+        >>> weight = torch.tensor([[1.0, 2.0], [7.5, 0.5]])
+        >>> q = quantize(weight, torch.tensor(0.5), qmin=0, qmax=15, dtype=torch.uint8, packed=True)
+        >>> [hex(byte) for byte in q.flatten()]
+        ['0x42', '0x1f']
     """
-    return _ops.quantize(x, scale, _zero_point(zero_point, scale), qmin, qmax, dtype, axis, block_size)
+    return _ops.quantize(x, scale, _zero_point(zero_point, scale), qmin, qmax, dtype, axis, block_size, packed)
 
 
 def dequantize(
@@ -230,13 +283,16 @@ def dequantize(
     dtype: torch.dtype | None = None,
     axis: int | None = None,
     block_size: Sequence[int] | None = None,
+    packed: bool = False,
 ) -> Tensor:
     """The values ``(q - zero_point) * scale`` that codes stand for.
 
     Args:
         q: Codes: int8, uint8, int16, int32, or a float type.
-        scale, zero_point, axis, block_size: As in :func:`fake_quantize`.
+        scale, zero_point, axis, block_size: As in :func:`fake_quantize` for the values.
         dtype: Type of the values; ``None``: float32 for integer codes, else the type of ``q``.
+        packed: ``q`` is int8 or uint8 and holds two codes in a byte, as :func:`quantize` packs them; the last dimension of
+            the values is twice that of ``q``.
     Returns:
         Values shaped like ``q``; equal to :func:`fake_quantize` of what was quantized.
     Raises:
@@ -244,5 +300,7 @@ def dequantize(
     Example:
         >>> dequantize(torch.tensor([-2, 0, 2, 3], dtype=torch.int8), torch.tensor(0.5))
         tensor([-1.0000,  0.0000,  1.0000,  1.5000])
+        >>> dequantize(torch.tensor([0x42, 0x1F], dtype=torch.uint8), torch.tensor(0.5), packed=True)
+        tensor([1.0000, 2.0000, 7.5000, 0.5000])
     """
-    return _ops.dequantize(q, scale, _zero_point(zero_point, scale), dtype, axis, block_size)
+    return _ops.dequantize(q, scale, _zero_point(zero_point, scale), dtype, axis, block_size, packed)

@@ -38,7 +38,9 @@ enum {
     DETENT_I8 = 4,
     DETENT_U8 = 5,
     DETENT_I16 = 6,
-    DETENT_I32 = 7
+    DETENT_I32 = 7,
+    DETENT_I4 = 8, /* two codes a byte, the first in its low half; (n + 1) / 2 bytes, a last high half is 0 */
+    DETENT_U4 = 9  /* the same, unsigned */
 };
 
 /* A tensor seen as [outer, groups, inner] in memory order: contiguous, one encoding per group.

@@ -7,7 +7,8 @@
  * integer codes take that of real 0, clamp(zero_point, qmin, qmax); float codes stay NaN.
  *
  *   x          [outer, groups, inner] of F32, F16, BF16 or F64
- *   q          codes: I8, U8, I16, I32, or the type of x (codes held as floats, the form that carries a gradient)
+ *   q          codes: I8, U8, I16, I32, I4, U4, or the type of x (codes held as floats, the form that carries a
+ *              gradient); dequantize's backward does not take I4 and U4
  *   encoding   scale/zero_point or min/max; dequantize reads scale and zero_point only and ignores the grid
  *   real       quantize: detent_math_dtype(x, grid). dequantize: F64 where x is F64 or q is I32, else F32
  *

@@ -23,15 +23,18 @@ __all__ = ["call_arguments", "check_calibrated", "cpu_copy", "encodings", "freez
 
 
 class _Frozen(nn.Module):
-    """A quantizer as one call of an operator; ``number`` finds it again in the exported graph. The rest is not read."""
+    """A quantizer with constant numbers; exported, one operator whose ``number`` finds it again in the graph."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, quantization: Quantization) -> None:
         super().__init__()
         self._number = float(number)
+        self._quantization = quantization
         self.register_buffer("_one", torch.ones(1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.ops.detent.fake_quantize(x, self._one, None, -1, 1, None, None, self._number)
+        if torch.compiler.is_exporting():
+            return torch.ops.detent.fake_quantize(x, self._one, None, -1, 1, None, None, self._number)
+        return self._quantization.fake_quantize(x)
 
 
 def check_calibrated(sim: QuantizationSimModel) -> None:
@@ -106,7 +109,7 @@ def freeze(sim: QuantizationSimModel, first_number: int) -> tuple[nn.Module, dic
             continue
         number = first_number + len(quantizations)
         quantizations[number] = _read(name, quantizer)
-        replacements[id(quantizer)] = _Frozen(number)
+        replacements[id(quantizer)] = _Frozen(number, quantizations[number])
     return cpu_copy(sim._network, replacements), quantizations
 
 

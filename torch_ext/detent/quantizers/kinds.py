@@ -14,7 +14,7 @@ from .quantizer import Quantizer
 __all__ = ["become", "suit_encoding", "suit_state"]
 
 #: What belongs to the place and not to the quantizer.
-_OF_THE_PLACE = ("_label", "_source", "_enabled", "_overwritable", "training")
+_OF_THE_PLACE = ("_label", "_source", "_told", "_enabled", "_overwritable", "training")
 
 
 def become(quantizer: Quantizer, made: Quantizer) -> None:

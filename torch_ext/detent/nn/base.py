@@ -121,6 +121,7 @@ class QuantizedModule(ActivationQuantizers):
 
     _uses: dict[str, int] | None = None  # of one called more than once: "<execution of the caller>:<count>" to the use
     _path = ""
+
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self._add_slots()

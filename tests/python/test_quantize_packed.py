@@ -112,14 +112,3 @@ def test_what_cannot_be_packed_is_refused():
         functional.dequantize(torch.ones(2, dtype=torch.int16), torch.tensor(1.0), packed=True)
     with pytest.raises(ValueError, match=r"q has shape \(\)"):
         functional.dequantize(torch.ones((), dtype=torch.int8), torch.tensor(1.0), packed=True)
-
-
-def test_compiled_and_exported():
-    def round_trip(x, scale):
-        q = functional.quantize(x, scale, qmin=-8, qmax=7, dtype=torch.int8, axis=0, packed=True)
-        return q, functional.dequantize(q, scale, axis=0, packed=True)
-
-    x, scale = torch.randn(4, 6), torch.rand(4) + 0.1
-    compiled = torch.compile(round_trip, fullgraph=True, backend="aot_eager")
-    for got, expected in zip(compiled(x, scale), round_trip(x, scale)):
-        same_bits(got, expected)

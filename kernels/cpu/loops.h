@@ -8,8 +8,8 @@
  *     FIRST and SECOND of what GRAD is given, summed over each row
  *
  * ENTER and LEAVE are an activation and its derivative, with `within` its bounds, or DETENT_AS_GIVEN and
- * DETENT_AS_MADE. ONE may read to[i] too: what the map's `before` put there. Each makes two: NAME_rows, and NAME_varying
- * over one row whose elements have a scale and zero point each; the terms of the latter are not summed. */
+ * DETENT_AS_MADE. ONE may read to[i] too: what the map's `before` put there. Each makes two: NAME_rows, and
+ * NAME_varying over one row whose elements have a scale and zero point each; the terms of the latter are not summed. */
 #ifndef DETENT_CPU_LOOPS_H
 #define DETENT_CPU_LOOPS_H
 

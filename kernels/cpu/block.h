@@ -16,8 +16,8 @@ enum { DETENT_BLOCK = 512 };
 #define DETENT_CLONES
 #endif
 
-/* Elements at .. at + n of x (any dtype; `at` even for packed codes), as reals: in x itself where the type matches, else
- * in buffer. */
+/* Elements at .. at + n of x (any dtype; `at` even for packed codes), as reals: in x itself where the type matches,
+ * else in buffer. */
 const float *detent_read_f32(const void *x, detent_dtype dtype, size_t at, size_t n, float *buffer);
 const double *detent_read_f64(const void *x, detent_dtype dtype, size_t at, size_t n, double *buffer);
 

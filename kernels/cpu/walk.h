@@ -59,7 +59,7 @@ detent_status detent_reduce_workspace(detent_shape3 shape, size_t *bytes);
         REAL absent;                    /* what the loops get where the encoding has no zero point */                  \
         detent_interval_##SUFFIX activation; /* for loops that have one */                                             \
         /* What the loops find in y, for elements at .. at + n; NULL: nothing. Then y must not be x. */                \
-        void (*before)(REAL *y, size_t at, size_t n, const void *context);                                             \
+        void (*before)(REAL * y, size_t at, size_t n, const void *context);                                            \
         const void *before_context;                                                                                    \
     } detent_map_##SUFFIX;                                                                                             \
     void detent_map_run_##SUFFIX(const detent_map_##SUFFIX *map, detent_parallel_for parallel);                        \

@@ -28,18 +28,13 @@ template <typename Op> struct MapJob {
     const int64_t *random; /* seed and offset, if Op is RANDOM */
 };
 
-/* The u of V elements from `first`, a multiple of V. */
-template <unsigned V, typename real>
-__device__ __forceinline__ void uniforms(const int64_t *random, size_t first, real (&u)[V])
+/* The u of element k of a vector of V that begins at `first`; words are kept for the four elements that share them. */
+template <unsigned V>
+__device__ __forceinline__ float uniform(const int64_t *random, size_t first, unsigned k, detent_random_words &words)
 {
-    const uint64_t seed = (uint64_t)random[0], offset = (uint64_t)random[1];
-    detent_random_words words;
-#pragma unroll
-    for (unsigned k = 0; k < V; ++k) {
-        if (k % 4 == 0) words = detent_philox(seed, (first + k) / 4, offset);
-        const bool second_half = V == 2 && first % 4 != 0;
-        u[k] = (real)detent_uniform_of(second_half ? words.at[(k + 2) % 4] : words.at[k % 4]);
-    }
+    if (k % 4 == 0) words = detent_philox((uint64_t)random[0], (first + k) / 4, (uint64_t)random[1]);
+    const bool second_half = V == 2 && first % 4 != 0;
+    return detent_uniform_of(second_half ? words.at[(k + 2) % 4] : words.at[k % 4]);
 }
 
 /* The encoding of the group at hand; read again only where the group changes. */
@@ -95,8 +90,7 @@ template <typename Op> __device__ __forceinline__ void map_elements(const MapJob
                 if (job.shape.groups > 1) place = place_of(job.locator, vector * V, V);
                 held.seek(job.encodings, place.group);
                 Pack<To, V> to;
-                real u[V];
-                if constexpr (Op::RANDOM) uniforms<V>(job.random, vector * V, u);
+                detent_random_words words;
 #pragma unroll
                 for (unsigned k = 0; k < V; ++k) {
                     if (k == place.left) {
@@ -109,7 +103,8 @@ template <typename Op> __device__ __forceinline__ void map_elements(const MapJob
                     const Affine<real> affine = held.affine;
                     real made;
                     if constexpr (Op::RANDOM)
-                        made = Op::value(x, u[k], affine.scale, affine.zero_point, qmin, qmax);
+                        made = Op::value(x, (real)uniform<V>(job.random, vector * V, k, words), affine.scale,
+                                         affine.zero_point, qmin, qmax);
                     else
                         made = Op::value(x, affine.scale, affine.zero_point, qmin, qmax);
                     to.at[k] = Convert<real, To>::store(made);

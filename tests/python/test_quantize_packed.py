@@ -12,7 +12,10 @@ ops = torch.ops.detent
 pytestmark = pytest.mark.both_autograd_paths
 
 GRIDS = {torch.int8: (-8, 7), torch.uint8: (0, 15)}
-INTERLEAVED = {"interleaved, even": ((6, 4), None, [2, 2]), "interleaved, all of the last": ((6, 4, 4), None, [2, 2, -1])}
+INTERLEAVED = {
+    "interleaved, even": ((6, 4), None, [2, 2]),
+    "interleaved, all of the last": ((6, 4, 4), None, [2, 2, -1]),
+}
 
 
 def packed_by_hand(codes: torch.Tensor) -> torch.Tensor:

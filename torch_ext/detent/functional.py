@@ -258,8 +258,9 @@ def quantize(
         x, scale, zero_point, qmin, qmax, axis, block_size: As in :func:`fake_quantize`.
         dtype: Type of the codes: int8, uint8, int16 or int32; ``None``: the type of ``x``, the only form that carries a
             gradient. It must hold every integer of the grid.
-        packed: Two 4-bit codes in each byte of an int8 (grid within -8 .. 7) or uint8 (0 .. 15): the last dimension, which
-            must be even, is half as long and contiguous. The first code is in the low half, as in ONNX's INT4 and UINT4.
+        packed: Two 4-bit codes in each byte of an int8 (grid within -8 .. 7) or uint8 (0 .. 15): the last dimension,
+            which must be even, is half as long and contiguous. The first code is in the low half, as in ONNX's INT4
+            and UINT4.
     Returns:
         Codes shaped like ``x``. NaN becomes the code of 0.0 in an integer type and stays NaN in a float one.
     Raises:
@@ -291,8 +292,8 @@ def dequantize(
         q: Codes: int8, uint8, int16, int32, or a float type.
         scale, zero_point, axis, block_size: As in :func:`fake_quantize` for the values.
         dtype: Type of the values; ``None``: float32 for integer codes, else the type of ``q``.
-        packed: ``q`` is int8 or uint8 and holds two codes in a byte, as :func:`quantize` packs them; the last dimension of
-            the values is twice that of ``q``.
+        packed: ``q`` is int8 or uint8 and holds two codes in a byte, as :func:`quantize` packs them; the last dimension
+            of the values is twice that of ``q``.
     Returns:
         Values shaped like ``q``; equal to :func:`fake_quantize` of what was quantized.
     Raises:

@@ -207,7 +207,7 @@ TEST(Quantize, bad_calls_are_named_and_write_nothing)
     EXPECT_EQ(call(x.data(), q.data(), DETENT_F32, DETENT_I8, {1, 1, 1}, &bad), DETENT_BAD_GRID);
     EXPECT_EQ(call(x.data(), q.data(), DETENT_I8, DETENT_I8, {1, 1, 1}, &good), DETENT_BAD_DTYPE);
     EXPECT_EQ(call(x.data(), q.data(), DETENT_F32, DETENT_F16, {1, 1, 1}, &good), DETENT_BAD_DTYPE);
-    EXPECT_EQ(call(x.data(), q.data(), DETENT_F32, 8, {1, 1, 1}, &good), DETENT_BAD_DTYPE);
+    EXPECT_EQ(call(x.data(), q.data(), DETENT_F32, DETENT_U4 + 1, {1, 1, 1}, &good), DETENT_BAD_DTYPE);
     EXPECT_EQ(call(x.data(), q.data(), DETENT_F32, -1, {1, 1, 1}, &good), DETENT_BAD_DTYPE);
     EXPECT_EQ(call(x.data(), q.data(), DETENT_F32, DETENT_I8, {SIZE_MAX, 2, 1}, &good), DETENT_BAD_SHAPE);
     EXPECT_EQ(call(nullptr, nullptr, DETENT_F32, DETENT_I8, {3, 0, 1}, &good), DETENT_OK);
@@ -274,7 +274,7 @@ TEST(Dequantize, bad_calls_are_named_and_write_nothing)
     EXPECT_EQ(call(q.data(), x.data(), DETENT_I8, DETENT_F32, {1, 1, 1}, &range), DETENT_BAD_ARGUMENT);
     EXPECT_EQ(call(q.data(), x.data(), DETENT_I8, DETENT_I8, {1, 1, 1}, &good), DETENT_BAD_DTYPE);
     EXPECT_EQ(call(q.data(), x.data(), DETENT_F16, DETENT_F32, {1, 1, 1}, &good), DETENT_BAD_DTYPE);
-    EXPECT_EQ(call(q.data(), x.data(), 8, DETENT_F32, {1, 1, 1}, &good), DETENT_BAD_DTYPE);
+    EXPECT_EQ(call(q.data(), x.data(), DETENT_U4 + 1, DETENT_F32, {1, 1, 1}, &good), DETENT_BAD_DTYPE);
     EXPECT_EQ(call(q.data(), x.data(), DETENT_I8, DETENT_F32, {SIZE_MAX, 2, 1}, &good), DETENT_BAD_SHAPE);
     EXPECT_EQ(call(nullptr, nullptr, DETENT_I8, DETENT_F32, {0, 1, 1}, &good), DETENT_OK);
     EXPECT_TRUE(x.untouched());

@@ -39,6 +39,14 @@ def terminal():
     return Terminal()
 
 
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C as a terminal sends it, also where it is ignored, as in what a shell starts in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield lambda: signal.raise_signal(signal.SIGINT)
+    signal.signal(signal.SIGINT, before)
+
+
 def run(sim, x, stderr, **options):
     with contextlib.redirect_stderr(stderr):
         sim.compute_encodings(lambda model: [model(batch) for batch in x], **options)
@@ -88,7 +96,7 @@ def test_without_tqdm_there_is_nothing_to_see(sim, x, terminal, monkeypatch):
 
 @pytest.mark.parametrize("before", [False, True])
 @pytest.mark.parametrize("when", ["ranges of parameters", "forward", "finding ranges", "the last range"])
-def test_ctrl_c_leaves_the_sim_as_it_was(x, when, before, terminal, monkeypatch):
+def test_ctrl_c_leaves_the_sim_as_it_was(x, when, before, terminal, ctrl_c, monkeypatch):
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sigmoid(), nn.Flatten(), nn.Linear(144, 5)).eval()
     sim = calibrated(net, x) if before else QuantizationSimModel(net, x)
     sim.model.train()
@@ -102,7 +110,7 @@ def test_ctrl_c_leaves_the_sim_as_it_was(x, when, before, terminal, monkeypatch)
         nonlocal left
         left -= 1
         if left == 0:
-            signal.raise_signal(signal.SIGINT)
+            ctrl_c()
         return find(self, *args)
 
     monkeypatch.setattr(MinMaxObserver, "range", interrupted)
@@ -110,7 +118,7 @@ def test_ctrl_c_leaves_the_sim_as_it_was(x, when, before, terminal, monkeypatch)
     def callback(model):
         model(x * 10)
         if when == "forward":
-            signal.raise_signal(signal.SIGINT)
+            ctrl_c()
 
     with pytest.raises(KeyboardInterrupt), contextlib.redirect_stderr(terminal):
         sim.compute_encodings(callback, progress=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import gc
+import json
 import os
 import platform
 import random
@@ -191,3 +192,13 @@ def environment(device: str) -> dict:
         "malloc": {name: os.environ.get(name, "") for name in fixed_malloc.SETTINGS},
         "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else [],
     }
+
+
+def write_report(report: dict, folder: Path, title: str, begin: float) -> None:
+    """Write a run, which began at ``time.monotonic()`` of ``begin``, to ``<title>_<date>_<commit>.json``; say where."""
+    report["seconds"] = round(time.monotonic() - begin, 1)
+    folder.mkdir(parents=True, exist_ok=True)
+    stamp = report["environment"]["date"][:19].replace(":", "").replace("-", "")
+    path = folder / f"{title}_{stamp}_{report['environment']['commit'][:9] or 'nocommit'}.json"
+    path.write_text(json.dumps(report, indent=1) + "\n")
+    print(f"\n{report['seconds']} s; wrote {os.path.relpath(path)}")

@@ -27,7 +27,7 @@ import overhead
 import small
 import torch
 import torch._inductor.config
-from harness import Effort, Group, environment, measure, show
+from harness import Effort, Group, environment, measure, show, write_report
 
 HERE = Path(__file__).resolve().parent
 
@@ -132,12 +132,7 @@ def main() -> None:
     report["goals"] = goals.goals(results, options.device)
     goals.show(report["goals"])
     report["environment"]["load_average_after"] = list(os.getloadavg()) if hasattr(os, "getloadavg") else []
-    report["seconds"] = round(time.monotonic() - begin, 1)
-    options.out.mkdir(parents=True, exist_ok=True)
-    stamp = report["environment"]["date"][:19].replace(":", "").replace("-", "")
-    path = options.out / f"{options.device}_{stamp}_{report['environment']['commit'][:9] or 'nocommit'}.json"
-    path.write_text(json.dumps(report, indent=1) + "\n")
-    print(f"\n{report['seconds']} s; wrote {os.path.relpath(path)}")
+    write_report(report, options.out, options.device, begin)
 
 
 if __name__ == "__main__":

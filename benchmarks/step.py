@@ -13,8 +13,6 @@ from __future__ import annotations
 import argparse
 import copy
 import gc
-import json
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +24,7 @@ if __name__ == "__main__":
 
 import torch
 from grids import inputs_off_grid
-from harness import Contender, Effort, Group, environment, measure, reason, show
+from harness import Contender, Effort, Group, environment, measure, reason, show, write_report
 from models import MobileNetV2, ResNet20
 from torch import Tensor, nn
 
@@ -196,12 +194,7 @@ def main() -> None:
             show(result)
             lines += table(name, how, result)
     print("\n" + "\n".join(lines) + f"\n\ngoals: {GOALS}")
-    report["seconds"] = round(time.monotonic() - begin, 1)
-    options.out.mkdir(parents=True, exist_ok=True)
-    stamp = report["environment"]["date"][:19].replace(":", "").replace("-", "")
-    path = options.out / f"step_{options.device}_{stamp}_{report['environment']['commit'][:9] or 'nocommit'}.json"
-    path.write_text(json.dumps(report, indent=1) + "\n")
-    print(f"{report['seconds']} s; wrote {os.path.relpath(path)}")
+    write_report(report, options.out, f"step_{options.device}", begin)
 
 
 if __name__ == "__main__":

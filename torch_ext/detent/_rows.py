@@ -12,6 +12,7 @@ from ._report import Row, Step, Summary
 from .capture import CallSite, Reasons, float_class, place
 from .capture.graph import Event, Graph
 from .capture.mode import Captured
+from .capture.reasons import FOLDED, OFF
 from .nn import QuantizedModule
 from .nn.base import Use, holder
 from .quantizers import Quantizer
@@ -62,7 +63,7 @@ def _slots(
 
 def _by_default(slot: _Slot) -> bool:
     """Whether a parameter is float as the configuration has it, which goes without a row."""
-    return slot[0] == "param" and slot[3] in ("off in the configuration", "folded into the layer before")
+    return slot[0] == "param" and slot[3] in (OFF, FOLDED)
 
 
 def _of_module(path: str, kind: str, slots: list[_Slot], graph: Graph) -> Iterator[Row]:

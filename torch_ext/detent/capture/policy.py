@@ -15,7 +15,7 @@ from ..float_format import FloatFormat
 from ..nn.table import SLOTS, is_leaf, outside_leaves
 from .graph import MOVING, Event, Graph, Read, Value
 from .kernels import Kernels
-from .reasons import EXCLUDED, OFF, Reasons
+from .reasons import EXCLUDED, FOLDED, OFF, Reasons
 from .spec import Spec, blocks, channels
 from .supergroups import PASSES, Fusions, names_of
 
@@ -238,7 +238,7 @@ class Policy:
 
     def _why_float_parameter(self, path: str, name: str) -> str:
         if any(event.path == path and event.key in self.fusions.folded for event in self.graph.events):
-            return "folded into the layer before"
+            return FOLDED
         return EXCLUDED if self.selected.of(_join(path, name)).quantized is False else OFF
 
     def _tied(self, specs: dict[tuple[str, str], Spec | None]) -> dict[tuple[str, str], Spec | None]:

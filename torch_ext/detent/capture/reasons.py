@@ -11,9 +11,9 @@ from ..nn.base import entries, holder
 from .graph import Event
 from .mode import place
 
-__all__ = ["EXCLUDED", "OFF", "Reasons", "within"]
+__all__ = ["EXCLUDED", "FOLDED", "OFF", "Reasons", "within"]
 
-EXCLUDED, OFF = "excluded by an override", "off in the configuration"
+EXCLUDED, FOLDED, OFF = "excluded by an override", "folded into the layer before", "off in the configuration"
 
 
 @dataclass

@@ -42,6 +42,18 @@ def module_of(function, *layers):
     return Made().eval()
 
 
+class Tied(nn.Module):
+    """Two layers with one weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.second.weight = self.first.weight
+
+    def forward(self, x):
+        return self.second(self.first(x))
+
+
 class Shortcut(nn.Module):
     def __init__(self, function):
         super().__init__()

@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+from simulations import Tied
 from torch import nn
 
 import detent
@@ -335,15 +336,6 @@ def test_load_encodings_to_sim_removes_what_the_file_lacks():
 
 
 def test_tied_weights_take_one_encoding():
-    class Tied(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
-            self.second.weight = self.first.weight
-
-        def forward(self, x):
-            return self.second(self.first(x))
-
     torch.manual_seed(0)
     model, x = Tied(), torch.randn(8, 4)
     sim, fresh = QuantizationSimModel(model, x), QuantizationSimModel(model, x)

@@ -23,7 +23,7 @@ from detent.quantizers import (
     QuantizeDequantize,
     Quantizer,
 )
-from simulations import calibrated
+from simulations import Tied, calibrated
 
 FLOAT = QuantizationDataType.float
 E4M3, E5M2 = FloatFormat.of("e4m3fn"), FloatFormat.of("e5m2")
@@ -389,15 +389,6 @@ def test_state_encodings_and_checkpoints_make_any_sim_the_saved_one(of, into, tm
 
 
 def test_tied_weights_stay_tied_where_the_kind_changes():
-    class Tied(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
-            self.second.weight = self.first.weight
-
-        def forward(self, x):
-            return self.second(self.first(x))
-
     x = torch.randn(3, 4)
     saved, sim = simulation(8, net=Tied(), x=x), of_kind("int", Tied(), x)
     sim.model.load_state_dict(saved.model.state_dict())

@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ._layout import memory_order
+
 _ops = torch.ops.detent
 
 
@@ -71,9 +73,7 @@ def _float_cast_backward(ctx, grad_y):
     x, scale = ctx.saved_tensors
     _, mask = _ops.float_cast_mask(x, scale, *ctx.plain)
     *_, block_size = ctx.plain
-    order = None
-    if not x.is_contiguous():
-        order = sorted(range(x.dim()), key=torch.empty_like(x).stride().__getitem__, reverse=True)
+    order = memory_order(torch.empty_like(x))
     return _ops.fake_quantize_mask_backward(grad_y, mask, order, block_size), *[None] * (1 + len(ctx.plain))
 
 

@@ -168,7 +168,7 @@ detent_status detent_fake_quantize_many_bwd_cpu(const detent_fake_quantize_bwd_i
     detent_run_many(&many, 1, parallel);
     many.share = share_groups;
     many.work = wide ? finish_item_f64 : finish_item_f32;
-    detent_run_many(&many, DETENT_GROUPS_A_THREAD, parallel);
+    detent_run_many(&many, DETENT_BLOCK, parallel);
     return DETENT_OK;
 }
 

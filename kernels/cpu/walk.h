@@ -25,8 +25,8 @@ typedef struct detent_tile {
     size_t partial; /* row of `groups` partials this tile writes into */
 } detent_tile;
 
-/* Pieces that are worth a thread: blocks of a map, groups of a reduction. */
-enum { DETENT_BLOCKS_A_THREAD = 32, DETENT_GROUPS_A_THREAD = 16384 };
+/* Blocks of a map that are worth a thread. */
+enum { DETENT_BLOCKS_A_THREAD = 32 };
 
 detent_tiles detent_tiles_of(detent_shape3 shape);
 detent_tile detent_tile_at(const detent_tiles *tiles, detent_shape3 shape, size_t index);
@@ -48,10 +48,10 @@ detent_status detent_reduce_workspace(detent_shape3 shape, size_t *bytes);
                      REAL qmin, REAL qmax, detent_interval_##SUFFIX activation);                                       \
         void (*varying)(const REAL *x, REAL *y, size_t n, const REAL *scale, const REAL *zero_point, REAL qmin,        \
                         REAL qmax, detent_interval_##SUFFIX activation);                                               \
-        void (*mask_rows)(const REAL *x, uint8_t *inside, size_t rows, size_t n, const REAL *scale,                    \
-                          const REAL *zero_point, REAL qmin, REAL qmax, detent_interval_##SUFFIX activation);          \
-        void (*mask_varying)(const REAL *x, uint8_t *inside, size_t n, const REAL *scale, const REAL *zero_point,      \
-                             REAL qmin, REAL qmax, detent_interval_##SUFFIX activation);                               \
+        void (*masked_rows)(const REAL *x, REAL *y, uint8_t *inside, size_t rows, size_t n, const REAL *scale,         \
+                            const REAL *zero_point, REAL qmin, REAL qmax, detent_interval_##SUFFIX activation);        \
+        void (*masked_varying)(const REAL *x, REAL *y, uint8_t *inside, size_t n, const REAL *scale,                   \
+                               const REAL *zero_point, REAL qmin, REAL qmax, detent_interval_##SUFFIX activation);     \
         const void *x;                                                                                                 \
         void *y;                                                                                                       \
         uint8_t *mask;                                                                                                 \

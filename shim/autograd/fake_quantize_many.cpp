@@ -1,6 +1,7 @@
+// The gradients of fake_quantize over lists: one node for all tensors.
 #include "function.h"
 
-namespace detent_autograd {
+namespace detent_autograd::many {
 namespace {
 
 using Tensors = std::vector<Tensor>;
@@ -33,7 +34,8 @@ struct ManyOptions {
   OptionalDoubles factors() const { return grad_scale.has_value() ? OptionalDoubles(*grad_scale) : OptionalDoubles(); }
 
   void save(AutogradContext *ctx) const {
-    ctx->saved_data["grid"] = std::vector<int64_t>{qmin, qmax, symmetric, zero_point.has_value(), zero_point.value_or(0)};
+    ctx->saved_data["grid"] =
+        std::vector<int64_t>{qmin, qmax, symmetric, zero_point.has_value(), zero_point.value_or(0)};
     if (axis.has_value()) ctx->saved_data["axis"] = *axis;
     if (block_size.has_value()) ctx->saved_data["block_size"] = *block_size;
     if (grad_scale.has_value()) ctx->saved_data["grad_scale"] = *grad_scale;
@@ -77,7 +79,7 @@ Tensors whole(const variable_list &grads, const Tensors &like) {
 // --- a range without a gradient
 // ---------------------------------------------------------------------------------------
 
-// Backward needs one bit per element, and of the outputs what their zeros would look like.
+// Backward needs one bit per element, and how the bits lie.
 void save_masks(AutogradContext *ctx, const Tensors &y, const Tensors &mask, const ManyOptions &options) {
   ctx->save_for_backward(mask);
   ctx->set_materialize_grads(false);
@@ -97,9 +99,8 @@ void save_masks(AutogradContext *ctx, const Tensors &y, const Tensors &mask, con
 
 // Only of the outputs that were read.
 variable_list masks_backward(AutogradContext *ctx, const variable_list &grads, size_t inputs) {
-  static const auto op =
-      operator_of<Tensors(at::TensorList, at::TensorList, OptionalInts, OptionalInts)>(
-          "detent::fake_quantize_mask_many_backward");
+  static const auto op = operator_of<Tensors(at::TensorList, at::TensorList, OptionalInts, OptionalInts)>(
+      "detent::fake_quantize_mask_many_backward");
   const auto mask = ctx->get_saved_variables();
   const auto order = ManyOptions::ints(ctx, "order"), blocks = ManyOptions::ints(ctx, "block_size");
   const auto dims = ctx->saved_data["dims"].toIntVector();
@@ -181,9 +182,12 @@ struct FixedAffines : torch::autograd::Function<FixedAffines> {
 
 Tensors fake_quantize_many(at::TensorList x, at::TensorList scale, at::TensorList zero_point, int64_t qmin,
                            int64_t qmax, OptionalInts axis, OptionalInts block_size, OptionalDoubles grad_scale) {
-  const ManyOptions options{qmin,         qmax,
-                            false,        std::nullopt,
-                            copied(axis), copied(block_size),
+  const ManyOptions options{qmin,
+                            qmax,
+                            false,
+                            std::nullopt,
+                            copied(axis),
+                            copied(block_size),
                             grad_scale.has_value() ? Doubles(grad_scale->vec()) : std::nullopt};
   if (!any_wants_grad_of({x, scale, zero_point})) return call_affine(x, scale, zero_point, options);
   return any_wants_grad_of({scale, zero_point}) ? LearnedAffines::apply(x, scale, zero_point, options)
@@ -222,9 +226,9 @@ struct LearnedRanges : torch::autograd::Function<LearnedRanges> {
     const size_t count = saved.size() / 3;
     const auto options = ManyOptions::of(ctx);
     const Tensors x = part_of(saved, 0, count);
-    const auto [grad_x, grad_min, grad_max] = op.call(
-        whole(grads, x), x, part_of(saved, count, count), part_of(saved, 2 * count, count), options.qmin, options.qmax,
-        options.symmetric, options.zero_point, options.axes(), options.blocks());
+    const auto [grad_x, grad_min, grad_max] =
+        op.call(whole(grads, x), x, part_of(saved, count, count), part_of(saved, 2 * count, count), options.qmin,
+                options.qmax, options.symmetric, options.zero_point, options.axes(), options.blocks());
     variable_list all = joined({grad_x, grad_min, grad_max});
     all.emplace_back();
     return all;
@@ -292,8 +296,7 @@ std::tuple<Tensors, Tensors, Tensors> fake_quantize_dynamic_many(at::TensorList 
     at::AutoDispatchBelowADInplaceOrView below;
     return op.call(x, clip, qmin, qmax, symmetric, axis, block_size, zero_point);
   }
-  const auto out =
-      DynamicRanges::apply(x, clip, range_options(qmin, qmax, symmetric, zero_point, axis, block_size));
+  const auto out = DynamicRanges::apply(x, clip, range_options(qmin, qmax, symmetric, zero_point, axis, block_size));
   const size_t count = x.size();
   return {part_of(out, 0, count), part_of(out, count, count), part_of(out, 2 * count, count)};
 }
@@ -305,4 +308,4 @@ TORCH_LIBRARY_IMPL(detent, Autograd, m) {
 }
 
 }  // namespace
-}  // namespace detent_autograd
+}  // namespace detent_autograd::many

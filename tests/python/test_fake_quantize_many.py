@@ -110,6 +110,18 @@ def test_without_gradients_there_is_no_mask():
         same_bits(y[index], expected[0]), same_bits(mask[index], expected[1])
 
 
+@pytest.mark.parametrize("device", DEVICES)
+def test_more_tensors_than_a_launch_takes(device):
+    xs = [torch.randn(1 + index % 7, 3 + index % 40, device=device, requires_grad=True) for index in range(400)]
+    axis, blocks, each = options(xs, "per channel", GRIDS[1])
+    low, high = ranges(xs, each, True)
+    many = ops.fake_quantize_range_many(xs, low, high, *GRIDS[1], None, axis, blocks)
+    single = [ops.fake_quantize_range(x, lo, hi, *GRIDS[1], None, its) for x, lo, hi, its in zip(xs, low, high, axis)]
+    expect_same(many, single, [*xs, *low, *high])
+    dynamic, _, _ = ops.fake_quantize_dynamic_many(xs, [], *GRIDS[1])
+    expect_same(dynamic, [ops.fake_quantize_dynamic(x, None, *GRIDS[1])[0] for x in xs], xs)
+
+
 @pytest.mark.parametrize("learned", [False, True])
 def test_outputs_that_nobody_reads_have_no_gradient_or_zeros(learned):
     xs = weights(torch.float32)[:3]

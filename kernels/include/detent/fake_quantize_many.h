@@ -1,7 +1,8 @@
 /* detent/fake_quantize.h for several tensors in one call: the weights of a model. Each result is that of the call for
- * one tensor, bit for bit; on the CPU all of them are one loop that threads share, on a GPU one launch, or as many as
- * the table of items needs: a launch takes DETENT_MANY_ITEMS of them, and the table travels with it, so nothing is
- * copied to the device and nothing waits.
+ * one tensor, bit for bit. On the CPU all of them are one loop that threads share. On a GPU they are one launch, two
+ * where sums or ranges are joined from parts, for as many items as a kernel's parameter holds (some 80 to 180; with a
+ * CUDA before 12.1 an eighth of that), since the table of items travels with the launch: nothing is copied to the
+ * device and nothing waits. Where the arithmetic is float64 each item is a launch of its own.
  *
  *   items    [count]; count may be 0. No two items write the same memory. Read before the call returns.
  *   dtype    of every tensor of every item (F32, F16, BF16, F64)
@@ -18,9 +19,6 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
-
-/* Items of one CUDA launch. */
-enum { DETENT_MANY_ITEMS = 16 };
 
 typedef struct detent_fake_quantize_item {
     const void *x;

@@ -1,10 +1,10 @@
 #include "detent/fake_quantize.h"
 
 #include "../cpu/check.h"
-#include "../cpu/many_check.h"
 #include "../math/fake_quantize.h"
 #include "backward.cuh"
 #include "detent/observe.h"
+#include "fake_quantize_many.cuh"
 #include "many.cuh"
 #include "observe.cuh"
 
@@ -85,7 +85,7 @@ template <typename Word> __global__ void __launch_bounds__(THREADS) select_by_ma
 }
 
 template <typename Word>
-__global__ void __launch_bounds__(THREADS) select_many(const __grid_constant__ Table<SelectJob> table)
+__global__ void __launch_bounds__(THREADS) select_each(const __grid_constant__ Table<SelectJob> table)
 {
     each_block(table, [](const SelectJob &job, size_t block) { select_elements<Word>(job, block, job.elements); });
 }
@@ -104,10 +104,9 @@ static detent_status run_select(const detent_fake_quantize_mask_bwd_item &item, 
 }
 
 template <typename Word>
-static detent_status run_select_many(const detent_fake_quantize_mask_bwd_item *items, size_t count,
-                                     detent_stream stream)
+static detent_status select_many(const detent_fake_quantize_mask_bwd_item *items, size_t count, detent_stream stream)
 {
-    Launches<SelectJob> launches(&select_many<Word>, stream);
+    Launches<SelectJob> launches(&select_each<Word>, stream);
     for (size_t i = 0; i < count; ++i)
         launches.add(select_job<Word>(items[i].grad_y, items[i].mask, items[i].grad_x, items[i].n),
                      map_tiles(items[i].n, VectorOf<Word, Word>::SIZE));
@@ -286,6 +285,46 @@ static Destination range_of(const void *clip, size_t clip_count, const detent_en
     return to;
 }
 
+/* By data type, in the order of detent_dtype. */
+detent_status run_forward_many(const detent_fake_quantize_item *items, size_t count, detent_dtype dtype,
+                               detent_stream stream)
+{
+    static detent_status (*const by_dtype[])(const detent_fake_quantize_item *, size_t, detent_stream) = {
+        forward_many<float>, forward_many<F16>, forward_many<BF16>};
+    return by_dtype[dtype](items, count, stream);
+}
+
+detent_status run_dynamic_many(const detent_fake_quantize_dynamic_item *items, size_t count, detent_dtype dtype,
+                               void *workspace, detent_stream stream)
+{
+    static detent_status (*const by_dtype[])(const detent_fake_quantize_dynamic_item *, size_t, detent_stream) = {
+        forward_many<float>, forward_many<F16>, forward_many<BF16>};
+    const Observed observed = {count, items, [](const void *all, size_t i) {
+                                   const auto &item = ((const detent_fake_quantize_dynamic_item *)all)[i];
+                                   return ObservedItem{
+                                       item.x, item.shape,
+                                       range_of(item.clip, item.clip_count, item.encoding, 0, item.min, item.max)};
+                               }};
+    const detent_status status = run_observe_many(observed, dtype, workspace, stream);
+    return status == DETENT_OK ? by_dtype[dtype](items, count, stream) : status;
+}
+
+detent_status run_backward_many(const detent_fake_quantize_bwd_item *items, size_t count, detent_dtype dtype,
+                                void *workspace, detent_stream stream)
+{
+    static detent_status (*const by_dtype[])(const detent_fake_quantize_bwd_item *, size_t, void *, detent_stream) = {
+        backward_many<float>, backward_many<F16>, backward_many<BF16>};
+    return by_dtype[dtype](items, count, workspace, stream);
+}
+
+detent_status run_select_many(const detent_fake_quantize_mask_bwd_item *items, size_t count, detent_dtype dtype,
+                              detent_stream stream)
+{
+    static detent_status (*const by_dtype[])(const detent_fake_quantize_mask_bwd_item *, size_t, detent_stream) = {
+        select_many<uint32_t>, select_many<uint16_t>, select_many<uint16_t>, select_many<uint64_t>};
+    return by_dtype[dtype](items, count, stream);
+}
+
 } // namespace detent_cuda
 
 using namespace detent_cuda;
@@ -373,100 +412,4 @@ detent_status detent_fake_quantize_dynamic_cuda(const void *x, void *y, uint8_t 
     if (status != DETENT_OK || elements == 0) return status;
     return joined ? functions[math][dtype].forward_joined(call, workspace, rows, to)
                   : functions[math][dtype].forward(call);
-}
-
-/* --- many tensors ------------------------------------------------------------------------------------------------- */
-
-detent_status detent_fake_quantize_many_cuda(const detent_fake_quantize_item *items, size_t count, detent_dtype dtype,
-                                             detent_stream stream)
-{
-    int wide = 0;
-    detent_status status = detent_check_items(items, count, dtype, &wide);
-    if (status != DETENT_OK) return status;
-    static detent_status (*const by_dtype[])(const detent_fake_quantize_item *, size_t, detent_stream) = {
-        forward_many<float>, forward_many<F16>, forward_many<BF16>};
-    if (!wide) return by_dtype[dtype](items, count, stream);
-    for (size_t i = 0; i < count && status == DETENT_OK; ++i)
-        status = detent_fake_quantize_cuda(items[i].x, items[i].y, items[i].mask, dtype, items[i].shape,
-                                           &items[i].encoding, nullptr, stream);
-    return status;
-}
-
-detent_status detent_fake_quantize_many_bwd_workspace_cuda(const detent_fake_quantize_bwd_item *items, size_t count,
-                                                           size_t *bytes)
-{
-    return DETENT_ITEMS_WORKSPACE(items, count, &detent_fake_quantize_bwd_workspace_cuda, bytes);
-}
-
-detent_status detent_fake_quantize_many_bwd_cuda(const detent_fake_quantize_bwd_item *items, size_t count,
-                                                 detent_dtype dtype, void *workspace, size_t workspace_bytes,
-                                                 detent_stream stream)
-{
-    int wide = 0;
-    detent_status status = detent_check_bwd_items(items, count, dtype, &detent_fake_quantize_bwd_workspace_cuda,
-                                                  workspace, workspace_bytes, &wide);
-    if (status != DETENT_OK) return status;
-    static detent_status (*const by_dtype[])(const detent_fake_quantize_bwd_item *, size_t, void *, detent_stream) = {
-        backward_many<float>, backward_many<F16>, backward_many<BF16>};
-    if (!wide) return by_dtype[dtype](items, count, workspace, stream);
-    char *room = (char *)workspace;
-    for (size_t i = 0; i < count && status == DETENT_OK; ++i) {
-        const detent_fake_quantize_bwd_item &item = items[i];
-        size_t bytes = 0;
-        (void)sums_workspace(item.shape, &bytes);
-        status = detent_fake_quantize_bwd_cuda(item.grad_y, item.x, item.grad_x, item.grad_first, item.grad_second,
-                                               dtype, item.shape, &item.encoding, nullptr, item.gradient_scale, room,
-                                               bytes, stream);
-        room += bytes;
-    }
-    return status;
-}
-
-detent_status detent_fake_quantize_mask_many_bwd_cuda(const detent_fake_quantize_mask_bwd_item *items, size_t count,
-                                                      detent_dtype dtype, detent_stream stream)
-{
-    const detent_status status = detent_check_mask_bwd_items(items, count, dtype);
-    if (status != DETENT_OK) return status;
-    static detent_status (*const by_dtype[])(const detent_fake_quantize_mask_bwd_item *, size_t, detent_stream) = {
-        run_select_many<uint32_t>, run_select_many<uint16_t>, run_select_many<uint16_t>, run_select_many<uint64_t>};
-    return by_dtype[dtype](items, count, stream);
-}
-
-detent_status detent_fake_quantize_dynamic_many_workspace_cuda(const detent_fake_quantize_dynamic_item *items,
-                                                               size_t count, size_t *bytes)
-{
-    return DETENT_ITEMS_WORKSPACE(items, count, &detent_fake_quantize_dynamic_workspace_cuda, bytes);
-}
-
-detent_status detent_fake_quantize_dynamic_many_cuda(const detent_fake_quantize_dynamic_item *items, size_t count,
-                                                     detent_dtype dtype, void *workspace, size_t workspace_bytes,
-                                                     detent_stream stream)
-{
-    int wide = 0;
-    detent_status status = detent_check_dynamic_items(items, count, dtype, &detent_fake_quantize_dynamic_workspace_cuda,
-                                                      workspace, workspace_bytes, &wide);
-    if (status != DETENT_OK) return status;
-    if (wide) {
-        char *room = (char *)workspace;
-        for (size_t i = 0; i < count && status == DETENT_OK; ++i) {
-            const detent_fake_quantize_dynamic_item &item = items[i];
-            size_t bytes = 0;
-            (void)detent_fake_quantize_dynamic_workspace_cuda(item.shape, &bytes);
-            status = detent_fake_quantize_dynamic_cuda(item.x, item.y, item.mask, item.min, item.max, dtype, item.shape,
-                                                       item.clip, item.clip_count, &item.encoding, room, bytes, stream);
-            room += bytes;
-        }
-        return status;
-    }
-    const Observed observed = {
-        count, items, [](const void *all, size_t i) {
-            const detent_fake_quantize_dynamic_item &item = ((const detent_fake_quantize_dynamic_item *)all)[i];
-            return ObservedItem{item.x, item.shape,
-                                range_of(item.clip, item.clip_count, item.encoding, 0, item.min, item.max)};
-        }};
-    status = run_observe_many(observed, dtype, workspace, stream);
-    if (status != DETENT_OK) return status;
-    static detent_status (*const by_dtype[])(const detent_fake_quantize_dynamic_item *, size_t, detent_stream) = {
-        forward_many<float>, forward_many<F16>, forward_many<BF16>};
-    return by_dtype[dtype](items, count, stream);
 }

@@ -27,13 +27,13 @@ both_autograd_paths = pytest.mark.both_autograd_paths
 @pytest.fixture
 def computed(monkeypatch):
     """The parameters that were quantized to be kept, in order."""
-    seen, compute = [], keeping.Kept._compute
+    seen, compute = [], keeping._compute
 
-    def counting(self, quantizer, x):
-        seen.append(x)
-        compute(self, quantizer, x)
+    def counting(wanted):
+        seen.extend(kept.x for kept in wanted)
+        compute(wanted)
 
-    monkeypatch.setattr(keeping.Kept, "_compute", counting)
+    monkeypatch.setattr(keeping, "_compute", counting)
     return seen
 
 
@@ -116,6 +116,51 @@ def test_every_kind_of_quantizer(kind, computed):
     expect_same_training(sim, batches(2))
     same = [x for x in computed if x is sim.model.first.weight]
     assert len(same) == 3, f"{len(same)} times, expected once in calibration and once in each of two steps"
+
+
+def operators(run):
+    """How often each of our operators is called, by the profiler."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        run()
+    prefix = "detent::"
+    return {event.key.removeprefix(prefix): event.count for event in profile.key_averages() if prefix in event.key}
+
+
+@pytest.mark.parametrize("mode", ["dynamic", "learned"])
+def test_weights_that_a_step_changed_are_quantized_in_one_call(mode, computed):
+    """Those that were read since the step before; each of the others when it is read."""
+
+    class Branches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleList([nn.Linear(6, 8) for _ in range(3)])
+
+        def forward(self, x, all=True):
+            y = self.layers[0](x) + self.layers[1](x)
+            return y + self.layers[2](x) if all else y
+
+    sim = simulated(mode, model=Branches(), data=torch.randn(8, 6))
+    model, x = sim.model, batches(1)[0]
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1)
+    kind = "dynamic" if mode == "dynamic" else "range"
+    one, many = (f"fake_quantize_{kind}{part}" + ("_mask" if mode == "dynamic" else "") for part in ("", "_many"))
+
+    def after_a_step(**options):
+        model(x, **options).sum().backward()
+        optimizer.step()
+        computed.clear()
+        with torch.no_grad():
+            expected = copy.deepcopy(model)(x, **options)
+        made = operators(lambda: same_bits(model(x, **options), expected))
+        return made.get(one, 0), made.get(many, 0)
+
+    with qat.cached_weights(sim):
+        activations = 0 if mode == "dynamic" else after_a_step()[0]
+        assert after_a_step() == (activations, 1)
+        assert len(computed) == 3
+        assert after_a_step(all=False)[1] == 1 and len(computed) == 3  # who could know that nobody reads the third?
+        assert after_a_step(all=False)[1] == 1 and len(computed) == 2
+        assert model(x).isfinite().all() and len(computed) == 3
 
 
 @both_autograd_paths

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -66,40 +66,95 @@ class _ByRange(torch.autograd.Function):
 class Kept:
     """What one quantizer made of one parameter.
 
-    ``y`` are the values, and ``mask`` what backward needs of them where the range has no gradient. Both may have been
-    computed together with those of other parameters.
+    ``y`` are the values, and ``mask`` what backward needs of them where the range has no gradient.
     """
 
-    def __init__(self, quantizer: nn.Module, x: Tensor):
-        self.key = _key(quantizer, x)
-        self.held = (x, *_range_of(quantizer))  # so that no identity in the key is given to another tensor
-        self.learns = any(tensor.requires_grad for tensor in self.held[1:])
-        with torch.inference_mode(False), torch.no_grad():
-            self._compute(quantizer, x)
-        self.version = self.y._version
+    y: Tensor
+    mask: Tensor | None = None
+    used = False  # whether anyone has asked for it
 
-    def _compute(self, quantizer: nn.Module, x: Tensor) -> None:
-        op, arguments = quantizer._call(x)
-        if self.learns or not x.requires_grad:
-            made = op(x, *arguments)
-            self.y = made if isinstance(made, Tensor) else made[0]
-            return
-        self.y, *_, self.mask = _WITH_MASK[op](x, *arguments)
-        blocks = quantizer._layout.blocks_for(type(quantizer).__name__, x)
-        self.layout = (None if blocks else memory_order(self.y), blocks)
+    def __init__(self, quantizer: nn.Module, x: Tensor):
+        self.quantizer, self.x = quantizer, x
+        self.key = _key(quantizer, x)
+        self.held = _range_of(quantizer)  # so that no identity in the key is given to another tensor
+        self.learns = any(tensor.requires_grad for tensor in self.held)
+        self.masked = x.requires_grad and not self.learns
+
+    def fill(self, y: Tensor, mask: Tensor | None) -> None:
+        self.y, self.mask, self.version = y, mask, y._version
+        if mask is not None:
+            blocks = self.quantizer._layout.blocks_for(type(self.quantizer).__name__, self.x)
+            self.layout = (None if blocks else memory_order(y), blocks)
 
     def serves(self, quantizer: nn.Module, x: Tensor) -> bool:
         """Whether it is what the quantizer would make of ``x`` now."""
         return self.key == _key(quantizer, x) and self.y._version == self.version
 
+    def is_stale(self) -> bool:
+        """Whether its quantizer would make something else of its parameter now, and may."""
+        if self.quantizer._bypass or not _is_plain(self.quantizer, self.x):
+            return False
+        return not self.serves(self.quantizer, self.x)
+
     def values(self, quantizer: nn.Module, x: Tensor) -> Tensor:
         """The values, as one more node of the graph where there is a gradient."""
+        self.used = True
         if not torch.is_grad_enabled():
             return self.y
         if self.learns:
             op, (first, second, *options) = quantizer._call(x)
             return _ByRange.apply(x, first, second, self.y, _BACKWARD[op], options)
         return _ByMask.apply(x, self.y, self.mask, self.layout) if x.requires_grad else self.y
+
+
+def _compute(wanted: list[Kept]) -> None:
+    """Those that call one operator alike in one call."""
+    alike: dict[tuple, list[tuple[Kept, tuple]]] = {}
+    with torch.inference_mode(False), torch.no_grad():
+        for kept in wanted:
+            op, arguments = kept.quantizer._call(kept.x)
+            split = _MANY.get(op)
+            how = (id(kept),) if split is None else split.alike(kept.x, arguments)
+            alike.setdefault((op, kept.masked, *how), []).append((kept, arguments))
+        for (op, masked, *_), calls in alike.items():
+            if len(calls) > 1:
+                _MANY[op].compute(masked, calls)
+                continue
+            kept, arguments = calls[0]
+            made = (_WITH_MASK[op] if masked else op)(kept.x, *arguments)
+            kept.fill(made if isinstance(made, Tensor) else made[0], made[-1] if masked else None)
+
+
+class _Many:
+    """An operator over lists, and how the arguments of the one for a tensor become its own."""
+
+    def __init__(self, op: Callable, masked: Callable, tensors: int, axis: int):
+        self.op, self.masked = op, masked
+        self.tensors = tensors  # so many arguments are tensors, one per item
+        self.axis = axis  # where axis stands, with block_size behind it; all others are of all items
+
+    def alike(self, x: Tensor, arguments: tuple) -> tuple:
+        """What calls have to have in common."""
+        axis, blocks = arguments[self.axis : self.axis + 2]
+        plain = arguments[self.tensors : self.axis] + arguments[self.axis + 2 :]
+        return x.dtype, x.device, axis is None, blocks is None, *plain
+
+    def compute(self, masked: bool, calls: list[tuple[Kept, tuple]]) -> None:
+        columns = list(zip(*(arguments for _, arguments in calls)))
+        arguments = [list(column) if i < self.tensors else column[0] for i, column in enumerate(columns)]
+        axes, blocks = columns[self.axis : self.axis + 2]
+        arguments[self.axis] = None if axes[0] is None else list(axes)
+        arguments[self.axis + 1] = None if blocks[0] is None else [size for of_item in blocks for size in of_item]
+        made = (self.masked if masked else self.op)([kept.x for kept, _ in calls], *arguments)
+        y = made if isinstance(made, list) else made[0]
+        for (kept, _), values, mask in zip(calls, y, made[-1] if masked else [None] * len(calls)):
+            kept.fill(values, mask)
+
+
+_MANY = {
+    _ops.fake_quantize_range: _Many(_ops.fake_quantize_range_many, _ops.fake_quantize_range_many_mask, 2, 6),
+    _ops.fake_quantize_dynamic: _Many(_ops.fake_quantize_dynamic_many, _ops.fake_quantize_dynamic_many_mask, 1, 4),
+}
 
 
 def _range_of(quantizer: nn.Module) -> list[Tensor]:
@@ -137,10 +192,19 @@ class KeptWeights:
             with self._lock:  # another thread may be at it
                 kept = self._kept.get(where)
                 if kept is None or not kept.serves(quantizer, x):
-                    kept = Kept(quantizer, x)
-                    if self._parameters:
-                        self._kept[where] = kept
+                    kept = self._computed(where, quantizer, x)
         return kept.values(quantizer, x)
+
+    def _computed(self, where: tuple, quantizer: nn.Module, x: Tensor) -> Kept:
+        """Anew, together with what else was read since it was computed, and has changed: the weights after a step."""
+        wanted = {where: Kept(quantizer, x)}
+        for place, other in self._kept.items():
+            if place != where and place[2] == where[2] and other.used and other.is_stale():
+                wanted[place] = Kept(other.quantizer, other.x)
+        _compute(list(wanted.values()))
+        if self._parameters:
+            self._kept.update(wanted)
+        return wanted[where]
 
     def close(self) -> None:
         """Let go of everything, and serve nothing from here on."""

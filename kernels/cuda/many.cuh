@@ -11,7 +11,7 @@ namespace detent_cuda
 {
 
 /* What a kernel's parameters may take: 32764 bytes from CUDA 12.1 on. */
-#if CUDART_VERSION >= 12010
+#if defined(CUDART_VERSION) && CUDART_VERSION >= 12010
 enum : size_t { PARAMETER_BYTES = 32764 };
 #else
 enum : size_t { PARAMETER_BYTES = 4096 };

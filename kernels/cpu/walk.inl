@@ -23,6 +23,10 @@ DETENT_CLONES static void DETENT_REAL(read_groups)(const detent_encoding *encodi
         for (size_t i = 0; i < n; ++i) scale[i] = from[i];
         from = encoding->zero_point;
         for (size_t i = 0; i < n; ++i) zero_point[i] = from != NULL ? DETENT_RINT(from[group + i]) : absent;
+        if (!encoding->trained) return;
+        for (size_t i = 0; i < n; ++i) scale[i] = DETENT_REAL(detent_usable_scale)(scale[i], grid);
+        if (from == NULL) return;
+        for (size_t i = 0; i < n; ++i) zero_point[i] = DETENT_REAL(detent_clamp)(zero_point[i], grid.qmin, grid.qmax);
     } else {
         const real *min = (const real *)encoding->min + group, *max = (const real *)encoding->max + group;
         for (size_t i = 0; i < n; ++i) {
@@ -230,7 +234,7 @@ static void DETENT_REAL(reduce_tiles)(int64_t begin, int64_t end, void *context)
     }
 }
 
-/* Partials of each group, in order, then LSQ's factor and, for a range, the chain rule. */
+/* Partials of each group, in order, then LSQ's factor and, for a range or a trained scale, the chain rule. */
 static void DETENT_REAL(finish_groups)(int64_t begin, int64_t end, void *context)
 {
     const REDUCE *reduce = context;
@@ -246,6 +250,8 @@ static void DETENT_REAL(finish_groups)(int64_t begin, int64_t end, void *context
         if (encoding->scale == NULL) DETENT_REAL(detent_range_bwd)
         (first, second, ((const real *)encoding->min)[group], ((const real *)encoding->max)[group], grid, &first,
          &second);
+        if (encoding->trained)
+            first *= (double)DETENT_REAL(detent_usable_scale_slope)(((const real *)encoding->scale)[group]);
         reduce->grad_first[group] = (real)(first * reduce->gradient_scale);
         if (reduce->grad_second != NULL) reduce->grad_second[group] = (real)(second * reduce->gradient_scale);
     }

@@ -44,8 +44,8 @@ TORCH_LIBRARY_IMPL(detent, Autograd, m) {
   for (const char *name :
        {"fake_quantize_backward", "fake_quantize_range_backward", "fake_quantize_mask_backward", "fake_quantize_mask",
         "fake_quantize_range_mask", "fake_quantize_dynamic_mask", "float_cast_mask", "quantize_backward",
-        "dequantize_backward", "encode_min_max", "encode_affine", "observe_min_max", "encode_percentile", "encode_sqnr",
-        "encode_mse", "encode_entropy"})
+        "dequantize_backward", "encode_min_max", "encode_affine", "encode_trained", "observe_min_max",
+        "encode_percentile", "encode_sqnr", "encode_mse", "encode_entropy"})
     m.impl(name, torch::CppFunction::makeFromBoxedFunction<&not_differentiable>());
 }
 

@@ -64,6 +64,11 @@ struct Cpu {
                                      size_t n, const detent_encoding *encoding, detent_parallel_for) {
     return detent_encode_affine_cpu(min, max, scale, zero_point, real, n, encoding);
   }
+  static detent_status encode_trained(const void *scale, const void *zero_point, void *usable_scale,
+                                      void *usable_zero_point, detent_dtype real, size_t n,
+                                      const detent_encoding *encoding, detent_parallel_for) {
+    return detent_encode_trained_cpu(scale, zero_point, usable_scale, usable_zero_point, real, n, encoding);
+  }
 };
 
 }  // namespace detent_shim

@@ -71,6 +71,7 @@ struct Cuda {
   static constexpr auto encode_histogram = &Named<&detent_encode_histogram_cuda>::call;
   static constexpr auto encode_min_max = &Named<&detent_encode_min_max_cuda>::call;
   static constexpr auto encode_affine = &Named<&detent_encode_affine_cuda>::call;
+  static constexpr auto encode_trained = &Named<&detent_encode_trained_cuda>::call;
 };
 
 }  // namespace detent_shim

@@ -59,6 +59,10 @@ SAMPLES = {
         "fake_quantize",
         lambda: (tensors(4, 6), positive(6), tensors(6), 0, 7, 1, None, 1.0, 0.0, 6.0),
     ),
+    "fake_quantize, trained": (
+        "fake_quantize",
+        lambda: (tensors(4, 6), tensors(6), tensors(6), 0, 7, 1, None, 0.5, None, None, True),
+    ),
     "fake_quantize_mask after a relu": (
         "fake_quantize_mask",
         lambda: (tensors(4, 6, grad=False), positive(6, grad=False), None, 0, 7, 1, None, 0.0),
@@ -183,6 +187,7 @@ SAMPLES = {
     "encode_entropy": ("encode_entropy", lambda: (*filled_histogram(), 0, 2**32 - 1, False)),
     "encode_min_max": ("encode_min_max", lambda: (tensors(5, grad=False), positive(5, grad=False), -8, 7, True)),
     "encode_affine": ("encode_affine", lambda: (tensors(5, grad=False), positive(5, grad=False), 0, 2**32 - 1, False)),
+    "encode_trained": ("encode_trained", lambda: (tensors(5, grad=False), tensors(5, grad=False), 0, 2**32 - 1)),
 }
 
 

@@ -16,7 +16,8 @@ LIBRARIES = Path(_library.__file__).parent / "lib"
 SCHEMAS = {
     "fake_quantize": (
         "(Tensor x, Tensor scale, Tensor? zero_point, int qmin, int qmax, int? axis=None, int[]? "
-        "block_size=None, float grad_scale=1., float? activation_min=None, float? activation_max=None) -> Tensor"
+        "block_size=None, float grad_scale=1., float? activation_min=None, float? activation_max=None, bool "
+        "trained=False) -> Tensor"
     ),
     "fake_quantize_stochastic": (
         "(Tensor x, Tensor scale, Tensor? zero_point, Tensor random, int qmin, int qmax, int? axis=None, int[]? "
@@ -24,12 +25,13 @@ SCHEMAS = {
     ),
     "fake_quantize_mask": (
         "(Tensor x, Tensor scale, Tensor? zero_point, int qmin, int qmax, int? axis=None, int[]? "
-        "block_size=None, float? activation_min=None, float? activation_max=None) -> (Tensor y, Tensor mask)"
+        "block_size=None, float? activation_min=None, float? activation_max=None, bool trained=False) -> (Tensor y, "
+        "Tensor mask)"
     ),
     "fake_quantize_backward": (
         "(Tensor grad_y, Tensor x, Tensor scale, Tensor? zero_point, int qmin, int qmax, int? axis=None, "
-        "int[]? block_size=None, float grad_scale=1., float? activation_min=None, float? activation_max=None) "
-        "-> (Tensor grad_x, Tensor grad_scale, Tensor grad_zero_point)"
+        "int[]? block_size=None, float grad_scale=1., float? activation_min=None, float? activation_max=None, "
+        "bool trained=False) -> (Tensor grad_x, Tensor grad_scale, Tensor grad_zero_point)"
     ),
     "fake_quantize_range": (
         "(Tensor x, Tensor min, Tensor max, int qmin, int qmax, bool symmetric, int? zero_point=None, int? "
@@ -114,6 +116,7 @@ SCHEMAS = {
         "(Tensor min, Tensor max, int qmin, int qmax, bool symmetric, int? zero_point=None) -> (Tensor scale, "
         "Tensor zero_point)"
     ),
+    "encode_trained": "(Tensor scale, Tensor zero_point, int qmin, int qmax) -> (Tensor scale, Tensor zero_point)",
     "cpu_dispatch": "() -> str",
 }
 OPERATORS = [name for name in SCHEMAS if name != "cpu_dispatch"]  # those that take tensors

@@ -55,10 +55,13 @@ def _dynamic_setup(ctx, inputs, output) -> None:
     x, _, qmin, qmax, symmetric, axis, block_size, zero_point = inputs
     _, min, max = output
     ctx.mark_non_differentiable(min, max)
+    ctx.set_materialize_grads(False)
     _keep(ctx, (x, min, max), qmin, qmax, symmetric, zero_point, axis, block_size)
 
 
 def _dynamic_backward(ctx, grad_y, *_):
+    if grad_y is None:
+        return (None,) * 8
     return _ops.fake_quantize_range_backward(grad_y, *ctx.saved_tensors, *ctx.plain)[0], *[None] * 7
 
 
@@ -128,7 +131,7 @@ def register() -> None:
     for name in [
         "fake_quantize_backward", "fake_quantize_range_backward", "fake_quantize_mask_backward", "fake_quantize_mask",
         "fake_quantize_range_mask", "fake_quantize_dynamic_mask", "float_cast_mask", "quantize_backward",
-        "dequantize_backward", "encode_min_max", "encode_affine", "observe_min_max", "encode_percentile", "encode_sqnr",
-        "encode_mse", "encode_entropy",
+        "dequantize_backward", "encode_min_max", "encode_affine", "encode_trained", "observe_min_max",
+        "encode_percentile", "encode_sqnr", "encode_mse", "encode_entropy",
     ]:  # fmt: skip
         torch.library.register_autograd(f"detent::{name}", _raise_second_order(name))

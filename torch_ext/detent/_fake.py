@@ -32,7 +32,7 @@ def _encoding_grads(first: Tensor, second: Tensor | None, x: Tensor, qmin: int, 
     )
 
 
-def _fake_quantize(x, scale, zero_point, qmin, qmax, axis=None, block_size=None, grad_scale=1.0, *activation):
+def _fake_quantize(x, scale, zero_point, qmin, qmax, axis=None, block_size=None, grad_scale=1.0, *rest):
     return torch.empty_like(x)
 
 
@@ -40,12 +40,12 @@ def _fake_quantize_stochastic(x, scale, zero_point, random, qmin, qmax, axis=Non
     return torch.empty_like(x)
 
 
-def _fake_quantize_mask(x, scale, zero_point, qmin, qmax, axis=None, block_size=None, *activation):
+def _fake_quantize_mask(x, scale, zero_point, qmin, qmax, axis=None, block_size=None, *rest):
     return torch.empty_like(x), _mask(x)
 
 
 def _fake_quantize_backward(
-    grad_y, x, scale, zero_point, qmin, qmax, axis=None, block_size=None, grad_scale=1.0, *activation
+    grad_y, x, scale, zero_point, qmin, qmax, axis=None, block_size=None, grad_scale=1.0, *rest
 ):
     return torch.empty_like(x), *_encoding_grads(scale, zero_point, x, qmin, qmax)
 
@@ -130,7 +130,7 @@ def _observe_min_max_update_(x, min, max, ignored, momentum=None, axis=None, blo
     return None
 
 
-def _encode(first, second, qmin, qmax, symmetric, zero_point=None):
+def _encode(first, second, qmin, qmax, *rules):
     dtype = _math_dtype(first.dtype, qmin, qmax)
     out = torch.empty_like(first, dtype=dtype, memory_format=torch.contiguous_format)
     return out, torch.empty_like(out)
@@ -190,6 +190,7 @@ def register() -> None:
         "observe_min_max_update_": _observe_min_max_update_,
         "encode_min_max": _encode,
         "encode_affine": _encode,
+        "encode_trained": _encode,
         "observe_histogram_update_": _observe_histogram_update_,
         "observe_histogram_merge_": _observe_histogram_merge_,
         "encode_percentile": _encode_percentile,

@@ -51,6 +51,7 @@ def fake_quantize(
     block_size: Sequence[int] | None = None,
     activation_min: float | None = None,
     activation_max: float | None = None,
+    trained: bool = False,
 ) -> Tensor:
     """Round ``x`` to the grid ``[qmin, qmax]`` and back, with a straight-through gradient.
 
@@ -68,6 +69,9 @@ def fake_quantize(
         activation_min, activation_max: A ReLU before the quantizer in the same pass, ``activation_min=0``, or a ReLU6, 0
             and 6: ``x`` is held to these first, and has no gradient unless it lies strictly between them. Results are
             those of the two passes bit for bit. ``None``: no such bound.
+        trained: ``scale`` and ``zero_point`` are whatever an optimizer made of them: ``|scale|`` counts, at least the
+            floor of :func:`fake_quantize_range`, and ``zero_point`` held to the grid. Gradients pass straight through
+            both, with slope 1 where ``scale`` is 0; NaN stays NaN.
     Returns:
         Tensor like ``x``, each value ``(q - zero_point) * scale`` for an integer ``q``.
     Raises:
@@ -78,8 +82,9 @@ def fake_quantize(
         tensor([-1.0000,  0.0000,  1.0000,  1.5000])
     """
     return _ops.fake_quantize(
-        x, scale, _zero_point(zero_point, scale), qmin, qmax, axis, block_size, 1.0, activation_min, activation_max
-    )
+        x, scale, _zero_point(zero_point, scale), qmin, qmax, axis, block_size, 1.0, activation_min, activation_max,
+        trained,
+    )  # fmt: skip
 
 
 def _grid(bitwidth: int | None, qmin: int | None, qmax: int | None, symmetric: bool) -> tuple[int, int]:

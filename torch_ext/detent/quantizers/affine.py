@@ -88,11 +88,12 @@ class QuantizeDequantize(AffineQuantizer):
             return _ops.fake_quantize_dynamic(
                 x, clip, grid.qmin, grid.qmax, grid.symmetric, self._axis, blocks, grid.zero_point
             )[0]
-        scale, point = self._trained_affine()
+        scale, point = self.scale, self._centre if grid.symmetric else self.zero_point
         if not self._per_tensor:
             scale, point = layout.on(x, scale), None if point is None else layout.on(x, point)
+        low, high = activation or (None, None)
         return _ops.fake_quantize(
-            x, scale, point, grid.qmin, grid.qmax, self._axis, blocks, self._grad_factor(x), *activation
+            x, scale, point, grid.qmin, grid.qmax, self._axis, blocks, self._grad_factor(x), low, high, True
         )
 
     def _forward_pact(self, x: Tensor) -> Tensor:

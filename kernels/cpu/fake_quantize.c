@@ -1,7 +1,5 @@
 #include "detent/fake_quantize.h"
 
-#include <string.h>
-
 #include "../math/encode.h"
 #include "check.h"
 #include "detent/encode.h"
@@ -55,20 +53,6 @@ detent_status detent_fake_quantize_bwd_cpu(const void *grad_y, const void *x, vo
     return DETENT_OK;
 }
 
-/* Bits to bytes of 0 or 1, the lowest bit first. inside takes n rounded up to 8. */
-DETENT_CLONES static void unpack_bits(const uint8_t *restrict mask, size_t n, uint8_t *restrict inside)
-{
-    for (size_t i = 0; i < (n + 7) / 8; ++i) {
-        /* Byte k keeps bit k; adding 0x7f carries any bit to the top of its byte and no further. */
-        uint64_t eight = mask[i] * UINT64_C(0x0101010101010101) & UINT64_C(0x8040201008040201);
-        eight = (eight + UINT64_C(0x7f7f7f7f7f7f7f7f)) >> 7 & UINT64_C(0x0101010101010101);
-#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-        eight = __builtin_bswap64(eight);
-#endif
-        memcpy(inside + 8 * i, &eight, 8);
-    }
-}
-
 /* grad_x = inside ? grad_y : 0, on the bits of one element: nothing is converted, nothing multiplied. */
 #define DETENT_DEFINE_SELECT(NAME, WORD)                                                                               \
     DETENT_CLONES static void NAME(const WORD *restrict grad_y, const uint8_t *restrict inside, WORD *restrict grad_x, \
@@ -95,7 +79,7 @@ static void select_blocks(int64_t begin, int64_t end, void *context)
     for (size_t at = (size_t)begin * DETENT_BLOCK; at < detent_min_size(job->n, (size_t)end * DETENT_BLOCK);
          at += DETENT_BLOCK) {
         const size_t n = detent_min_size(DETENT_BLOCK, job->n - at);
-        unpack_bits(job->mask + at / 8, n, inside);
+        detent_unpack_bits(job->mask + at / 8, n, inside);
         switch (job->dtype) {
         case DETENT_F32: select_32((const uint32_t *)job->grad_y + at, inside, (uint32_t *)job->grad_x + at, n); break;
         case DETENT_F64: select_64((const uint64_t *)job->grad_y + at, inside, (uint64_t *)job->grad_x + at, n); break;

@@ -19,6 +19,8 @@ typedef struct JOB {
     int64_t *ignored;
     detent_observe_mode mode;
     real momentum;
+    detent_sums *sums; /* laid out as the partials; NULL where no moments are wanted */
+    double *moments;
 } JOB;
 
 /* What n elements add to as many columns. Two loops: in one, the compiler branches on what does not count. */
@@ -49,6 +51,42 @@ DETENT_CLONES static void DETENT_REAL(add_row)(const real *restrict x, size_t n,
     for (; i + DETENT_LANES <= n; i += DETENT_LANES)
         DETENT_REAL(add)(x + i, DETENT_LANES, limit, min + i, max + i, ignored + i);
     DETENT_REAL(add)(x + i, n - i, limit, min + i, max + i, ignored + i);
+}
+
+/* Sums over rows of n elements, in double: sixteen lanes, then a tree. */
+DETENT_CLONES static void DETENT_REAL(sum_rows)(const real *restrict x, size_t rows, size_t n, real limit,
+                                                detent_sums *restrict sums)
+{
+    for (size_t row = 0; row < rows; ++row, x += n) {
+        detent_lanes_f64 size = {0}, total = {0}, square = {0};
+        for (size_t i = 0; i < n; i += DETENT_LANES) {
+            double terms[DETENT_LANES] = {0}, sizes[DETENT_LANES], squares[DETENT_LANES];
+            const size_t own = detent_min_size(DETENT_LANES, n - i);
+            for (size_t k = 0; k < own; ++k)
+                terms[k] = DETENT_REAL(detent_observe_counts)(x[i + k], limit) ? (double)x[i + k] : 0;
+            for (size_t k = 0; k < DETENT_LANES; ++k) {
+                sizes[k] = fabs(terms[k]);
+                squares[k] = terms[k] * terms[k];
+            }
+            detent_add_lanes_f64(&size, sizes);
+            detent_add_lanes_f64(&total, terms);
+            detent_add_lanes_f64(&square, squares);
+        }
+        sums[row] = (detent_sums){detent_sum_of_lanes_f64(&size), detent_sum_of_lanes_f64(&total),
+                                  detent_sum_of_lanes_f64(&square)};
+    }
+}
+
+/* Each column's own sums. */
+DETENT_CLONES static void DETENT_REAL(sum_columns)(const real *restrict x, size_t n, real limit,
+                                                   detent_sums *restrict sums)
+{
+    for (size_t i = 0; i < n; ++i) {
+        const double term = DETENT_REAL(detent_observe_counts)(x[i], limit) ? (double)x[i] : 0;
+        sums[i].size += fabs(term);
+        sums[i].total += term;
+        sums[i].square += term * term;
+    }
 }
 
 static STATISTICS DETENT_REAL(nothing_seen)(void)
@@ -98,12 +136,14 @@ typedef struct DETENT_REAL(columns) {
     int32_t ignored[DETENT_BLOCK];
 } DETENT_REAL(columns);
 
-static void DETENT_REAL(observe_narrow)(const JOB *job, const detent_tile *tile, STATISTICS *row)
+static void DETENT_REAL(observe_narrow)(const JOB *job, const detent_tile *tile, STATISTICS *row, detent_sums *sums)
 {
     const detent_shape3 shape = job->shape;
     const size_t n = (tile->group_end - tile->group_begin) * shape.inner;
     DETENT_REAL(columns) columns;
+    detent_sums of_column[DETENT_BLOCK];
     real buffer[DETENT_BLOCK];
+    if (sums != NULL) memset(of_column, 0, n * sizeof *of_column);
     for (size_t i = 0; i < n; ++i) {
         columns.min[i] = (real)INFINITY;
         columns.max[i] = -(real)INFINITY;
@@ -111,19 +151,25 @@ static void DETENT_REAL(observe_narrow)(const JOB *job, const detent_tile *tile,
     }
     for (size_t outer = tile->outer_begin; outer < tile->outer_end; ++outer) {
         const size_t at = (outer * shape.groups + tile->group_begin) * shape.inner;
-        DETENT_REAL(add_row)
-        (DETENT_REAL(detent_read)(job->x, job->dtype, at, n, buffer), n, (real)detent_counting_limit(job->dtype),
-         columns.min, columns.max, columns.ignored);
+        const real limit = (real)detent_counting_limit(job->dtype);
+        const real *x = DETENT_REAL(detent_read)(job->x, job->dtype, at, n, buffer);
+        DETENT_REAL(add_row)(x, n, limit, columns.min, columns.max, columns.ignored);
+        if (sums != NULL) DETENT_REAL(sum_columns)(x, n, limit, of_column);
     }
-    for (size_t i = 0; i < n; ++i) DETENT_REAL(join)
-    (&row[tile->group_begin + i / shape.inner], columns.min[i], columns.max[i], columns.ignored[i]);
+    for (size_t i = 0; i < n; ++i) {
+        const size_t group = tile->group_begin + i / shape.inner;
+        DETENT_REAL(join)(&row[group], columns.min[i], columns.max[i], columns.ignored[i]);
+        if (sums != NULL) join_sums(&sums[group], &of_column[i]);
+    }
 }
 
-static void DETENT_REAL(observe_wide)(const JOB *job, const detent_tile *tile, STATISTICS *row)
+static void DETENT_REAL(observe_wide)(const JOB *job, const detent_tile *tile, STATISTICS *row, detent_sums *sums)
 {
     const detent_shape3 shape = job->shape;
     const size_t most_rows = detent_max_size(1, DETENT_BLOCK / shape.inner);
+    const real limit = (real)detent_counting_limit(job->dtype);
     DETENT_REAL(columns) seen;
+    detent_sums of_row[ROWS];
     real buffer[DETENT_BLOCK];
     for (size_t outer = tile->outer_begin; outer < tile->outer_end; ++outer)
         for (size_t group = tile->group_begin; group < tile->group_end; group += most_rows) {
@@ -132,10 +178,12 @@ static void DETENT_REAL(observe_wide)(const JOB *job, const detent_tile *tile, S
                 const size_t run = detent_min_size(DETENT_BLOCK, tile->inner_end - inner);
                 const real *x = DETENT_REAL(detent_read)(
                     job->x, job->dtype, (outer * shape.groups + group) * shape.inner + inner, rows * run, buffer);
-                DETENT_REAL(observe_rows)
-                (x, rows, run, (real)detent_counting_limit(job->dtype), seen.min, seen.max, seen.ignored);
+                DETENT_REAL(observe_rows)(x, rows, run, limit, seen.min, seen.max, seen.ignored);
                 for (size_t i = 0; i < rows; ++i)
                     DETENT_REAL(join)(&row[group + i], seen.min[i], seen.max[i], seen.ignored[i]);
+                if (sums == NULL) continue;
+                DETENT_REAL(sum_rows)(x, rows, run, limit, of_row);
+                for (size_t i = 0; i < rows; ++i) join_sums(&sums[group + i], &of_row[i]);
             }
         }
 }
@@ -147,8 +195,12 @@ static void DETENT_REAL(observe_tiles)(int64_t begin, int64_t end, void *context
     for (int64_t index = begin; index < end; ++index) {
         const detent_tile tile = detent_tile_at(&tiles, job->shape, (size_t)index);
         STATISTICS *row = job->partials + tile.partial * job->shape.groups;
-        for (size_t group = tile.group_begin; group < tile.group_end; ++group) row[group] = DETENT_REAL(nothing_seen)();
-        (tiles.narrow ? DETENT_REAL(observe_narrow) : DETENT_REAL(observe_wide))(job, &tile, row);
+        detent_sums *sums = job->sums == NULL ? NULL : job->sums + tile.partial * job->shape.groups;
+        for (size_t group = tile.group_begin; group < tile.group_end; ++group) {
+            row[group] = DETENT_REAL(nothing_seen)();
+            if (sums != NULL) sums[group] = (detent_sums){0, 0, 0};
+        }
+        (tiles.narrow ? DETENT_REAL(observe_narrow) : DETENT_REAL(observe_wide))(job, &tile, row, sums);
     }
 }
 
@@ -162,6 +214,8 @@ static void DETENT_REAL(observe_groups)(int64_t begin, int64_t end, void *contex
             const STATISTICS *part = &job->partials[row * job->shape.groups + group];
             DETENT_REAL(join)(&all, part->min.value, part->max.value, part->ignored);
         }
+        if (job->sums != NULL)
+            add_moments(job->sums, detent_partial_rows(&tiles), job->shape, all.ignored, group, job->moments);
         switch (job->mode) {
         case DETENT_OBSERVE_RUNNING:
             DETENT_REAL(join)(&all, job->min[group], job->max[group], job->ignored[group]);
@@ -181,7 +235,7 @@ static void DETENT_REAL(observe_groups)(int64_t begin, int64_t end, void *contex
 
 static void DETENT_REAL(observe)(const void *x, void *min, void *max, int64_t *ignored, detent_dtype dtype,
                                  detent_shape3 shape, detent_observe_mode mode, double momentum, void *workspace,
-                                 detent_parallel_for parallel)
+                                 detent_sums *sums, double *moments, detent_parallel_for parallel)
 {
     JOB job = {.x = x,
                .dtype = dtype,
@@ -191,7 +245,9 @@ static void DETENT_REAL(observe)(const void *x, void *min, void *max, int64_t *i
                .max = max,
                .ignored = ignored,
                .mode = mode,
-               .momentum = (real)momentum};
+               .momentum = (real)momentum,
+               .sums = sums,
+               .moments = moments};
     const detent_tiles tiles = detent_tiles_of(shape);
     detent_run(parallel, detent_tile_count(&tiles), 1, DETENT_REAL(observe_tiles), &job);
     detent_run(parallel, shape.groups, DETENT_BLOCK, DETENT_REAL(observe_groups), &job);

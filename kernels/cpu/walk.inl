@@ -119,7 +119,7 @@ static void DETENT_REAL(map_blocks)(int64_t begin, int64_t end, void *context)
             }
         }
         DETENT_REAL(detent_write)(map->y, map->y_dtype, at, n, y);
-        if (map->mask != NULL) pack_bits(inside, n, map->mask + at / 8);
+        if (map->mask != NULL) detent_pack_bits(inside, n, map->mask + at / 8);
     }
 }
 

@@ -64,6 +64,16 @@ SCHEMAS = {
         "(Tensor x, Tensor scale, int mantissa_bits, int min_exponent, float max, int? axis=None, int[]? "
         "block_size=None) -> (Tensor y, Tensor mask)"
     ),
+    "block_cast": (
+        "(Tensor x, int mantissa_bits, int min_exponent, float max, int axis=-1, int block_size=32, Tensor? "
+        "tensor_scale=None) -> Tensor"
+    ),
+    "block_cast_mask": (
+        "(Tensor x, int mantissa_bits, int min_exponent, float max, int axis=-1, int block_size=32, Tensor? "
+        "tensor_scale=None) -> (Tensor y, Tensor mask)"
+    ),
+    "pack_mask": "(Tensor inside) -> Tensor",
+    "unpack_mask": "(Tensor mask, int[] size) -> Tensor",
     "quantize": (
         "(Tensor x, Tensor scale, Tensor? zero_point, int qmin, int qmax, ScalarType? dtype=None, int? "
         "axis=None, int[]? block_size=None, bool packed=False) -> Tensor"
@@ -84,6 +94,10 @@ SCHEMAS = {
     "observe_min_max_update_": (
         "(Tensor x, Tensor(a!) min, Tensor(b!) max, Tensor(c!) ignored, float? momentum=None, int? axis=None, "
         "int[]? block_size=None) -> ()"
+    ),
+    "observe_moments_update_": (
+        "(Tensor x, Tensor(a!) min, Tensor(b!) max, Tensor(c!) ignored, Tensor(d!) moments, int? axis=None, int[]? "
+        "block_size=None) -> ()"
     ),
     "observe_histogram_update_": (
         "(Tensor x, Tensor(a!) min, Tensor(b!) max, Tensor(c!) ignored, Tensor(d!) counts, int? axis=None, int[]? "

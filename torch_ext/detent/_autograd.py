@@ -70,14 +70,28 @@ def _float_cast_setup(ctx, inputs, output) -> None:
     _keep(ctx, (x, scale), *plain)
 
 
-def _float_cast_backward(ctx, grad_y):
-    x, scale = ctx.saved_tensors
-    _, mask = _ops.float_cast_mask(x, scale, *ctx.plain)
-    *_, block_size = ctx.plain
+def _by_mask(grad_y: Tensor, mask: Tensor, x: Tensor, block_size: list[int] | None) -> Tensor:
     order = None
     if not x.is_contiguous():
         order = sorted(range(x.dim()), key=torch.empty_like(x).stride().__getitem__, reverse=True)
-    return _ops.fake_quantize_mask_backward(grad_y, mask, order, block_size), *[None] * (1 + len(ctx.plain))
+    return _ops.fake_quantize_mask_backward(grad_y, mask, order, block_size)
+
+
+def _float_cast_backward(ctx, grad_y):
+    x, scale = ctx.saved_tensors
+    _, mask = _ops.float_cast_mask(x, scale, *ctx.plain)
+    return _by_mask(grad_y, mask, x, ctx.plain[-1]), *[None] * (1 + len(ctx.plain))
+
+
+def _block_cast_setup(ctx, inputs, output) -> None:
+    x, *plain, tensor_scale = inputs
+    _keep(ctx, (x, tensor_scale), *plain)
+
+
+def _block_cast_backward(ctx, grad_y):
+    x, tensor_scale = ctx.saved_tensors
+    _, mask = _ops.block_cast_mask(x, *ctx.plain, tensor_scale)
+    return _by_mask(grad_y, mask, x, None), *[None] * (1 + len(ctx.plain))
 
 
 def _quantize_setup(ctx, inputs, output) -> None:
@@ -124,13 +138,15 @@ def register() -> None:
         ("fake_quantize_range", _range_backward, _range_setup),
         ("fake_quantize_dynamic", _dynamic_backward, _dynamic_setup),
         ("float_cast", _float_cast_backward, _float_cast_setup),
+        ("block_cast", _block_cast_backward, _block_cast_setup),
         ("quantize", _quantize_backward, _quantize_setup),
         ("dequantize", _dequantize_backward, _dequantize_setup),
     ]:
         torch.library.register_autograd(f"detent::{name}", backward, setup_context=setup)
     for name in [
         "fake_quantize_backward", "fake_quantize_range_backward", "fake_quantize_mask_backward", "fake_quantize_mask",
-        "fake_quantize_range_mask", "fake_quantize_dynamic_mask", "float_cast_mask", "quantize_backward",
+        "fake_quantize_range_mask", "fake_quantize_dynamic_mask", "float_cast_mask", "block_cast_mask", "pack_mask",
+        "unpack_mask", "quantize_backward",
         "dequantize_backward", "encode_min_max", "encode_affine", "encode_trained", "observe_min_max",
         "encode_percentile", "encode_sqnr", "encode_mse", "encode_entropy",
     ]:  # fmt: skip

@@ -92,6 +92,18 @@ def _float_cast_mask(x, scale, mantissa_bits, min_exponent, max, axis=None, bloc
     return torch.empty_like(x), _mask(x)
 
 
+def _block_cast(x, mantissa_bits, min_exponent, max, axis=-1, block_size=32, tensor_scale=None):
+    return torch.empty_like(x)
+
+
+def _block_cast_mask(x, mantissa_bits, min_exponent, max, axis=-1, block_size=32, tensor_scale=None):
+    return torch.empty_like(x), _mask(x)
+
+
+def _unpack_mask(mask, size):
+    return mask.new_empty(size, dtype=torch.bool)
+
+
 def _quantize(x, scale, zero_point, qmin, qmax, dtype=None, axis=None, block_size=None, packed=False):
     if packed:
         return x.new_empty([*x.shape[:-1], x.shape[-1] // 2], dtype=dtype)
@@ -134,6 +146,10 @@ def _encode(first, second, qmin, qmax, *rules):
     dtype = _math_dtype(first.dtype, qmin, qmax)
     out = torch.empty_like(first, dtype=dtype, memory_format=torch.contiguous_format)
     return out, torch.empty_like(out)
+
+
+def _observe_moments_update_(x, min, max, ignored, moments, axis=None, block_size=None):
+    return None
 
 
 def _observe_histogram_update_(x, min, max, ignored, counts, axis=None, block_size=None):
@@ -182,6 +198,10 @@ def register() -> None:
         "fake_quantize_mask_backward": _fake_quantize_mask_backward,
         "float_cast": _float_cast,
         "float_cast_mask": _float_cast_mask,
+        "block_cast": _block_cast,
+        "block_cast_mask": _block_cast_mask,
+        "pack_mask": _mask,
+        "unpack_mask": _unpack_mask,
         "quantize": _quantize,
         "quantize_backward": _quantize_backward,
         "dequantize": _dequantize,
@@ -191,6 +211,7 @@ def register() -> None:
         "encode_min_max": _encode,
         "encode_affine": _encode,
         "encode_trained": _encode,
+        "observe_moments_update_": _observe_moments_update_,
         "observe_histogram_update_": _observe_histogram_update_,
         "observe_histogram_merge_": _observe_histogram_merge_,
         "encode_percentile": _encode_percentile,

@@ -132,35 +132,40 @@ DETENT_CLONES static void DETENT_REAL(observe_rows)(const real *restrict x, size
 
 /* Of a narrow tile, what its columns saw; of a wide one, what the rows of a block did. */
 typedef struct DETENT_REAL(columns) {
-    real min[DETENT_BLOCK], max[DETENT_BLOCK];
-    int32_t ignored[DETENT_BLOCK];
+    real min[DETENT_COLUMNS], max[DETENT_COLUMNS];
+    int32_t ignored[DETENT_COLUMNS];
 } DETENT_REAL(columns);
 
 static void DETENT_REAL(observe_narrow)(const JOB *job, const detent_tile *tile, STATISTICS *row, detent_sums *sums)
 {
     const detent_shape3 shape = job->shape;
-    const size_t n = (tile->group_end - tile->group_begin) * shape.inner;
-    DETENT_REAL(columns) columns;
-    detent_sums of_column[DETENT_BLOCK];
+    const detent_columns columns = detent_columns_of(tile, shape);
+    const real limit = (real)detent_counting_limit(job->dtype);
+    DETENT_REAL(columns) seen;
+    detent_sums of_column[DETENT_COLUMNS];
     real buffer[DETENT_BLOCK];
-    if (sums != NULL) memset(of_column, 0, n * sizeof *of_column);
-    for (size_t i = 0; i < n; ++i) {
-        columns.min[i] = (real)INFINITY;
-        columns.max[i] = -(real)INFINITY;
-        columns.ignored[i] = 0;
+    if (sums != NULL) memset(of_column, 0, columns.width * sizeof *of_column);
+    for (size_t i = 0; i < columns.width; ++i) {
+        seen.min[i] = (real)INFINITY;
+        seen.max[i] = -(real)INFINITY;
+        seen.ignored[i] = 0;
     }
-    for (size_t outer = tile->outer_begin; outer < tile->outer_end; ++outer) {
+    for (size_t outer = tile->outer_begin; outer < tile->outer_end; outer += columns.fold) {
         const size_t at = (outer * shape.groups + tile->group_begin) * shape.inner;
-        const real limit = (real)detent_counting_limit(job->dtype);
-        const real *x = DETENT_REAL(detent_read)(job->x, job->dtype, at, n, buffer);
-        DETENT_REAL(add_row)(x, n, limit, columns.min, columns.max, columns.ignored);
-        if (sums != NULL) DETENT_REAL(sum_columns)(x, n, limit, of_column);
+        const size_t width = detent_width_at(&columns, tile, outer);
+        for (size_t i = 0; i < width; i += DETENT_BLOCK) {
+            const size_t n = detent_min_size(DETENT_BLOCK, width - i);
+            const real *x = DETENT_REAL(detent_read)(job->x, job->dtype, at + i, n, buffer);
+            DETENT_REAL(add_row)(x, n, limit, seen.min + i, seen.max + i, seen.ignored + i);
+            if (sums != NULL) DETENT_REAL(sum_columns)(x, n, limit, of_column + i);
+        }
     }
-    for (size_t i = 0; i < n; ++i) {
-        const size_t group = tile->group_begin + i / shape.inner;
-        DETENT_REAL(join)(&row[group], columns.min[i], columns.max[i], columns.ignored[i]);
-        if (sums != NULL) join_sums(&sums[group], &of_column[i]);
-    }
+    const size_t groups = tile->group_end - tile->group_begin;
+    for (size_t i = 0, group = 0; i < columns.width; group = group + 1 == groups ? 0 : group + 1)
+        for (const size_t end = i + shape.inner; i < end; ++i) {
+            DETENT_REAL(join)(&row[tile->group_begin + group], seen.min[i], seen.max[i], seen.ignored[i]);
+            if (sums != NULL) join_sums(&sums[tile->group_begin + group], &of_column[i]);
+        }
 }
 
 static void DETENT_REAL(observe_wide)(const JOB *job, const detent_tile *tile, STATISTICS *row, detent_sums *sums)

@@ -103,18 +103,16 @@ class QuantizeDequantize(AffineQuantizer):
         The operator gives the zero point the sum of ``-scale * grad_y`` over what lies beyond the grid, in a fixed
         order. So max is handed over as a part of the zero point that is 0, and x from max on as infinite.
         """
-        low, high = self._ends()
+        high, grid = self.max, self._grid
         if not (high.requires_grad and torch.is_grad_enabled()):
-            return self._with_range(x, low, high)
+            return self._with_range(x, *self._ends())
+        held = high.detach()
         if x.dtype == torch.float64:  # the arithmetic of float64 data is float64 throughout
-            low, high = low.double(), high.double()
-        grid = self._grid
-        scale = self._affine_of_range(low, high)[0]
-        top = scale * grid.steps
-        beyond = torch.where(x >= top, math.inf, 0.0).to(x.dtype)
-        scale = scale.detach()
-        point = grid.qmin - (top - top.detach()) / scale
-        return _ops.fake_quantize((x + beyond).relu_(), scale, point, grid.qmin, grid.qmax, None, None, 1.0)
+            high, held = high.double(), held.double()
+        scale, _ = _ops.encode_affine(torch.zeros_like(held), held, grid.qmin, grid.qmax, False)
+        beyond = x.masked_fill(x >= (scale * grid.steps).to(x.dtype), math.inf)
+        point = grid.qmin - (high - held) / torch.where(held < 0, -scale, scale)
+        return _ops.fake_quantize(beyond, scale, point, grid.qmin, grid.qmax, None, None, 1.0, 0.0)
 
     def _with_range(self, x: Tensor, low: Tensor, high: Tensor, *activation: float | None) -> Tensor:
         grid, layout, blocks = self._grid, self._layout, None

@@ -110,7 +110,7 @@ class QuantizeDequantize(AffineQuantizer):
         if x.dtype == torch.float64:  # the arithmetic of float64 data is float64 throughout
             high, held = high.double(), held.double()
         scale, _ = _ops.encode_affine(torch.zeros_like(held), held, grid.qmin, grid.qmax, False)
-        beyond = x.masked_fill(x >= (scale * grid.steps).to(x.dtype), math.inf)
+        beyond = x.masked_fill(x >= scale * grid.steps, math.inf)
         point = grid.qmin - (high - held) / torch.where(held < 0, -scale, scale)
         return _ops.fake_quantize(beyond, scale, point, grid.qmin, grid.qmax, None, None, 1.0, 0.0)
 

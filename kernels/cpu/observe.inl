@@ -23,9 +23,10 @@ typedef struct JOB {
     double *moments;
 } JOB;
 
-/* What n elements add to as many columns. Two loops: in one, the compiler branches on what does not count. */
-static inline __attribute__((always_inline)) void DETENT_REAL(add)(const real *restrict x, size_t n, real limit,
-                                                                   real *restrict min, real *restrict max,
+/* What n elements add to as many columns, but for the first `seen`. Two loops: in one, the compiler branches on what
+ * does not count. */
+static inline __attribute__((always_inline)) void DETENT_REAL(add)(const real *restrict x, size_t n, size_t seen,
+                                                                   real limit, real *restrict min, real *restrict max,
                                                                    int32_t *restrict ignored)
 {
     real low[DETENT_LANES], high[DETENT_LANES];
@@ -34,7 +35,7 @@ static inline __attribute__((always_inline)) void DETENT_REAL(add)(const real *r
         const int counts = DETENT_REAL(detent_observe_counts)(x[i], limit);
         low[i] = counts ? x[i] : (real)INFINITY;
         high[i] = counts ? x[i] : -(real)INFINITY;
-        ignored[i] += !counts;
+        ignored[i] += !counts & (i >= seen);
     }
 #pragma GCC unroll 1
     for (size_t i = 0; i < n; ++i) {
@@ -49,8 +50,8 @@ DETENT_CLONES static void DETENT_REAL(add_row)(const real *restrict x, size_t n,
 {
     size_t i = 0;
     for (; i + DETENT_LANES <= n; i += DETENT_LANES)
-        DETENT_REAL(add)(x + i, DETENT_LANES, limit, min + i, max + i, ignored + i);
-    DETENT_REAL(add)(x + i, n - i, limit, min + i, max + i, ignored + i);
+        DETENT_REAL(add)(x + i, DETENT_LANES, 0, limit, min + i, max + i, ignored + i);
+    DETENT_REAL(add)(x + i, n - i, 0, limit, min + i, max + i, ignored + i);
 }
 
 /* Sums over rows of n elements, in double: sixteen lanes, then a tree. */
@@ -89,9 +90,12 @@ DETENT_CLONES static void DETENT_REAL(sum_columns)(const real *restrict x, size_
     }
 }
 
-static STATISTICS DETENT_REAL(nothing_seen)(void)
+/* By member: a copied struct would be read wider than it was written, which stalls. */
+static void DETENT_REAL(clear)(STATISTICS *seen)
 {
-    return (STATISTICS){.min.value = (real)INFINITY, .max.value = -(real)INFINITY};
+    seen->min.value = (real)INFINITY;
+    seen->max.value = -(real)INFINITY;
+    seen->ignored = 0;
 }
 
 static void DETENT_REAL(join)(STATISTICS *into, real min, real max, int64_t ignored)
@@ -101,13 +105,28 @@ static void DETENT_REAL(join)(STATISTICS *into, real min, real max, int64_t igno
     into->ignored += ignored;
 }
 
-/* Minimum, maximum and count of rows of n elements: sixteen lanes, then a tree. */
+/* Of each row's 2 * half lanes, the second half joins the first. All rows at a time: only so is it vectorized. */
+static inline __attribute__((always_inline)) void DETENT_REAL(fold)(real *restrict min, real *restrict max,
+                                                                    int32_t *restrict ignored, size_t rows, size_t half)
+{
+    for (size_t row = 0; row < rows; ++row)
+        for (size_t lane = 0; lane < half; ++lane) {
+            const size_t to = row * half + lane, from = 2 * row * half + lane;
+            min[to] = DETENT_REAL(detent_smaller)(min[from], min[from + half]);
+            max[to] = DETENT_REAL(detent_larger)(max[from], max[from + half]);
+            ignored[to] = ignored[from] + ignored[from + half];
+        }
+}
+
+/* Minimum, maximum and count of rows of n elements: sixteen lanes, then a tree. The last sixteen elements of a row may
+ * begin among those before, which are not counted again. */
 DETENT_CLONES static void DETENT_REAL(observe_rows)(const real *restrict x, size_t rows, size_t n, real limit,
                                                     real *restrict min, real *restrict max, int32_t *restrict ignored)
 {
-    for (size_t row = 0; row < rows; ++row, x += n) {
-        real least[DETENT_LANES], most[DETENT_LANES];
-        int32_t count[DETENT_LANES];
+    real *least = min, *most = max;
+    int32_t *count = ignored;
+    for (size_t row = 0; row < rows;
+         ++row, x += n, least += DETENT_LANES, most += DETENT_LANES, count += DETENT_LANES) {
         for (size_t lane = 0; lane < DETENT_LANES; ++lane) {
             least[lane] = (real)INFINITY;
             most[lane] = -(real)INFINITY;
@@ -115,19 +134,17 @@ DETENT_CLONES static void DETENT_REAL(observe_rows)(const real *restrict x, size
         }
         size_t i = 0;
         for (; i + DETENT_LANES <= n; i += DETENT_LANES)
-            DETENT_REAL(add)(x + i, DETENT_LANES, limit, least, most, count);
-        DETENT_REAL(add)(x + i, n - i, limit, least, most, count);
-        for (size_t half = DETENT_LANES / 2; half > 0; half /= 2)
-#pragma GCC unroll 1
-            for (size_t lane = 0; lane < half; ++lane) {
-                least[lane] = DETENT_REAL(detent_smaller)(least[lane], least[lane + half]);
-                most[lane] = DETENT_REAL(detent_larger)(most[lane], most[lane + half]);
-                count[lane] += count[lane + half];
-            }
-        min[row] = least[0];
-        max[row] = most[0];
-        ignored[row] = count[0];
+            DETENT_REAL(add)(x + i, DETENT_LANES, 0, limit, least, most, count);
+        if (i < n && i > 0) {
+            const size_t last = n - DETENT_LANES;
+            DETENT_REAL(add)(x + last, DETENT_LANES, i - last, limit, least, most, count);
+        } else if (i < n)
+            DETENT_REAL(add)(x, n, 0, limit, least, most, count);
     }
+    DETENT_REAL(fold)(min, max, ignored, rows, 8);
+    DETENT_REAL(fold)(min, max, ignored, rows, 4);
+    DETENT_REAL(fold)(min, max, ignored, rows, 2);
+    DETENT_REAL(fold)(min, max, ignored, rows, 1);
 }
 
 /* Of a narrow tile, what its columns saw; of a wide one, what the rows of a block did. */
@@ -202,7 +219,7 @@ static void DETENT_REAL(observe_tiles)(int64_t begin, int64_t end, void *context
         STATISTICS *row = job->partials + tile.partial * job->shape.groups;
         detent_sums *sums = job->sums == NULL ? NULL : job->sums + tile.partial * job->shape.groups;
         for (size_t group = tile.group_begin; group < tile.group_end; ++group) {
-            row[group] = DETENT_REAL(nothing_seen)();
+            DETENT_REAL(clear)(&row[group]);
             if (sums != NULL) sums[group] = (detent_sums){0, 0, 0};
         }
         (tiles.narrow ? DETENT_REAL(observe_narrow) : DETENT_REAL(observe_wide))(job, &tile, row, sums);
@@ -214,7 +231,8 @@ static void DETENT_REAL(observe_groups)(int64_t begin, int64_t end, void *contex
     const JOB *job = context;
     const detent_tiles tiles = detent_tiles_of(job->shape);
     for (size_t group = (size_t)begin; group < (size_t)end; ++group) {
-        STATISTICS all = DETENT_REAL(nothing_seen)();
+        STATISTICS all;
+        DETENT_REAL(clear)(&all);
         for (size_t row = 0; row < detent_partial_rows(&tiles); ++row) {
             const STATISTICS *part = &job->partials[row * job->shape.groups + group];
             DETENT_REAL(join)(&all, part->min.value, part->max.value, part->ignored);

@@ -15,7 +15,7 @@
 
 /* Elements of groups shorter than sixteen that have their encodings side by side, and that a tile of such groups sums
  * up as columns. */
-enum { DETENT_TABLE = 2048, DETENT_COLUMNS = 1024 };
+enum { DETENT_COLUMNS = 2048 };
 
 /* The tiles of a reduction. Steps are the extent of one tile, counts how many there are; with `narrow`, for groups
  * shorter than sixteen, a tile's group_step * inner columns are at most DETENT_COLUMNS. */

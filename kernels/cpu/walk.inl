@@ -57,7 +57,7 @@ static inline void DETENT_REAL(read_rows)(ENCODING_READER *reader, size_t first,
 /* Scales and zero points of elements, side by side. Each is written as sixteen, more than any run here, and what is too
  * many written over by the next: hence the room at the end. */
 typedef struct DETENT_REAL(spread_encodings) {
-    real scale[DETENT_TABLE + DETENT_BLOCK + DETENT_LANES], zero_point[DETENT_TABLE + DETENT_BLOCK + DETENT_LANES];
+    real scale[DETENT_COLUMNS + DETENT_BLOCK + DETENT_LANES], zero_point[DETENT_COLUMNS + DETENT_BLOCK + DETENT_LANES];
 } DETENT_REAL(spread_encodings);
 
 DETENT_CLONES static void DETENT_REAL(fill_runs)(const real *restrict values, size_t n, size_t first_run, size_t run,
@@ -74,7 +74,7 @@ static void DETENT_REAL(spread)(const ENCODING_READER *reader, detent_shape3 sha
     const size_t distinct = detent_min_size(n, shape.groups * shape.inner);
     const size_t row = at / shape.inner, spanned = (at + distinct - 1) / shape.inner - row + 1;
     const int alone = shape.inner == 1;
-    real scale[DETENT_TABLE / 2 + 2], zero_point[DETENT_TABLE / 2 + 2];
+    real scale[DETENT_COLUMNS / 2 + 2], zero_point[DETENT_COLUMNS / 2 + 2];
 
     for (size_t done = 0; done < spanned;) {
         const size_t group = (row + done) % shape.groups;
@@ -109,7 +109,7 @@ static void DETENT_REAL(map_blocks)(int64_t begin, int64_t end, void *context)
     uint8_t inside[DETENT_BLOCK];
     const size_t period = shape.groups * shape.inner;
     DETENT_REAL(spread_encodings) each;
-    if (narrow && period <= DETENT_TABLE) DETENT_REAL(spread)(&reader, shape, 0, period + DETENT_BLOCK, &each);
+    if (narrow && period <= DETENT_COLUMNS) DETENT_REAL(spread)(&reader, shape, 0, period + DETENT_BLOCK, &each);
 
     for (size_t at = (size_t)begin * DETENT_BLOCK; at < detent_min_size(total, (size_t)end * DETENT_BLOCK);
          at += DETENT_BLOCK) {
@@ -118,8 +118,8 @@ static void DETENT_REAL(map_blocks)(int64_t begin, int64_t end, void *context)
         real *y = DETENT_REAL(detent_target)(map->y, map->y_dtype, at, y_buffer);
         if (map->before != NULL) map->before(y, at, n, map->before_context);
         if (narrow) {
-            if (period > DETENT_TABLE) DETENT_REAL(spread)(&reader, shape, at, n, &each);
-            const size_t phase = period > DETENT_TABLE ? 0 : at % period;
+            if (period > DETENT_COLUMNS) DETENT_REAL(spread)(&reader, shape, at, n, &each);
+            const size_t phase = period > DETENT_COLUMNS ? 0 : at % period;
             const real *scale = each.scale + phase, *zero_point = each.zero_point + phase;
             if (map->mask != NULL)
                 map->masked_varying(x, y, inside, n, scale, zero_point, qmin, qmax, map->activation);

@@ -1,4 +1,4 @@
-"""A scale and zero point that an optimizer moves: what the operators make of them, and how many operators that takes."""
+"""A scale and zero point that an optimizer moves: what the operators make of them, in how many operators."""
 
 import math
 

@@ -28,6 +28,10 @@ double *detent_target_f64(void *y, detent_dtype dtype, size_t at, double *buffer
 void detent_write_f32(void *y, detent_dtype dtype, size_t at, size_t n, const float *values);
 void detent_write_f64(void *y, detent_dtype dtype, size_t at, size_t n, const double *values);
 
+/* Bytes of 0 or 1 to bits, the first byte lowest, and back. mask has (n + 7) / 8 bytes. */
+void detent_pack_bits(const uint8_t *inside, size_t n, uint8_t *mask);
+void detent_unpack_bits(const uint8_t *mask, size_t n, uint8_t *inside);
+
 /* parallel, or this thread where there is no callback or nothing to share out. */
 static inline void detent_run(detent_parallel_for parallel, size_t count, size_t grain, detent_parallel_body body,
                               void *context)

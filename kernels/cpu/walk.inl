@@ -23,6 +23,10 @@ DETENT_CLONES static void DETENT_REAL(read_groups)(const detent_encoding *encodi
         for (size_t i = 0; i < n; ++i) scale[i] = from[i];
         from = encoding->zero_point;
         for (size_t i = 0; i < n; ++i) zero_point[i] = from != NULL ? DETENT_RINT(from[group + i]) : absent;
+        if (!encoding->trained) return;
+        for (size_t i = 0; i < n; ++i) scale[i] = DETENT_REAL(detent_usable_scale)(scale[i], grid);
+        if (from == NULL) return;
+        for (size_t i = 0; i < n; ++i) zero_point[i] = DETENT_REAL(detent_clamp)(zero_point[i], grid.qmin, grid.qmax);
     } else {
         const real *min = (const real *)encoding->min + group, *max = (const real *)encoding->max + group;
         for (size_t i = 0; i < n; ++i) {
@@ -141,7 +145,7 @@ void DETENT_REAL(detent_map_blocks)(int64_t begin, int64_t end, void *context)
             }
         }
         DETENT_REAL(detent_write)(map->y, map->y_dtype, at, n, y);
-        if (map->mask != NULL) pack_bits(inside, n, map->mask + at / 8);
+        if (map->mask != NULL) detent_pack_bits(inside, n, map->mask + at / 8);
     }
 }
 
@@ -269,7 +273,7 @@ DETENT_CLONES static void DETENT_REAL(add_partials)(const double *restrict more,
     for (size_t i = 0; i < n; ++i) sums[i] += more[i];
 }
 
-/* n groups from the first on: LSQ's factor and, for a range, the chain rule. */
+/* n groups from the first on: LSQ's factor and, for a range or a trained scale, the chain rule. */
 DETENT_CLONES static void DETENT_REAL(store_sums)(const REDUCE *reduce, size_t first, size_t n,
                                                   const double *restrict sums)
 {
@@ -277,6 +281,10 @@ DETENT_CLONES static void DETENT_REAL(store_sums)(const REDUCE *reduce, size_t f
     real *restrict grad_first = reduce->grad_first + first;
     if (reduce->encoding->scale != NULL) {
         for (size_t i = 0; i < n; ++i) grad_first[i] = (real)(sums[2 * i] * factor);
+        if (reduce->encoding->trained) {
+            const real *restrict scale = (const real *)reduce->encoding->scale + first;
+            for (size_t i = 0; i < n; ++i) grad_first[i] *= DETENT_REAL(detent_usable_scale_slope)(scale[i]);
+        }
         if (reduce->grad_second == NULL) return;
         real *restrict grad_second = reduce->grad_second + first;
         for (size_t i = 0; i < n; ++i) grad_second[i] = (real)(sums[2 * i + 1] * factor);

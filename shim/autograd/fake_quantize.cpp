@@ -7,19 +7,20 @@ namespace {
 // ------------------------------------------------------------------------------------------------
 
 using Affine = Tensor(const Tensor &, const Tensor &, const OptionalTensor &, int64_t, int64_t, OptionalInt,
-                      OptionalInts, double, OptionalDouble, OptionalDouble);
+                      OptionalInts, double, OptionalDouble, OptionalDouble, bool);
 using AffineMask = std::tuple<Tensor, Tensor>(const Tensor &, const Tensor &, const OptionalTensor &, int64_t, int64_t,
-                                              OptionalInt, OptionalInts, OptionalDouble, OptionalDouble);
+                                              OptionalInt, OptionalInts, OptionalDouble, OptionalDouble, bool);
 using AffineBackward = std::tuple<Tensor, Tensor, Tensor>(const Tensor &, const Tensor &, const Tensor &,
                                                           const OptionalTensor &, int64_t, int64_t, OptionalInt,
-                                                          OptionalInts, double, OptionalDouble, OptionalDouble);
+                                                          OptionalInts, double, OptionalDouble, OptionalDouble, bool);
 
 Tensor call_affine(const Tensor &x, const Tensor &scale, const OptionalTensor &zero_point, int64_t qmin, int64_t qmax,
                    OptionalInt axis, OptionalInts block_size, double grad_scale, OptionalDouble activation_min,
-                   OptionalDouble activation_max) {
+                   OptionalDouble activation_max, bool trained) {
   static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("detent::fake_quantize", "").typed<Affine>();
   at::AutoDispatchBelowADInplaceOrView below;
-  return op.call(x, scale, zero_point, qmin, qmax, axis, block_size, grad_scale, activation_min, activation_max);
+  return op.call(x, scale, zero_point, qmin, qmax, axis, block_size, grad_scale, activation_min, activation_max,
+                 trained);
 }
 
 // The range learns: backward needs x.
@@ -29,7 +30,7 @@ struct LearnedAffine : torch::autograd::Function<LearnedAffine> {
     ctx->save_for_backward({x, scale, zero_point.value_or(Tensor())});
     options.save(ctx);
     return call_affine(x, scale, zero_point, options.qmin, options.qmax, options.axis, options.blocks(),
-                       options.grad_scale, options.activation_min, options.activation_max);
+                       options.grad_scale, options.activation_min, options.activation_max, options.trained);
   }
   static variable_list backward(AutogradContext *ctx, variable_list grads) {
     static const auto op =
@@ -39,7 +40,7 @@ struct LearnedAffine : torch::autograd::Function<LearnedAffine> {
     const OptionalTensor zero_point = saved[2].defined() ? OptionalTensor(saved[2]) : std::nullopt;
     auto [grad_x, grad_scale, grad_zero_point] =
         op.call(grads[0], saved[0], saved[1], zero_point, options.qmin, options.qmax, options.axis, options.blocks(),
-                options.grad_scale, options.activation_min, options.activation_max);
+                options.grad_scale, options.activation_min, options.activation_max, options.trained);
     return {grad_x, grad_scale, zero_point.has_value() ? grad_zero_point : Tensor(), Tensor()};
   }
 };
@@ -52,7 +53,7 @@ struct FixedAffine : torch::autograd::Function<FixedAffine> {
         c10::Dispatcher::singleton().findSchemaOrThrow("detent::fake_quantize_mask", "").typed<AffineMask>();
     at::AutoDispatchBelowADInplaceOrView below;
     auto [y, mask] = op.call(x, scale, zero_point, options.qmin, options.qmax, options.axis, options.blocks(),
-                             options.activation_min, options.activation_max);
+                             options.activation_min, options.activation_max, options.trained);
     save_mask(ctx, y, mask, options);
     return y;
   }
@@ -63,9 +64,10 @@ struct FixedAffine : torch::autograd::Function<FixedAffine> {
 
 Tensor fake_quantize(const Tensor &x, const Tensor &scale, const OptionalTensor &zero_point, int64_t qmin, int64_t qmax,
                      OptionalInt axis, OptionalInts block_size, double grad_scale, OptionalDouble activation_min,
-                     OptionalDouble activation_max) {
+                     OptionalDouble activation_max, bool trained) {
   if (!any_wants_grad(x, scale, zero_point))
-    return call_affine(x, scale, zero_point, qmin, qmax, axis, block_size, grad_scale, activation_min, activation_max);
+    return call_affine(x, scale, zero_point, qmin, qmax, axis, block_size, grad_scale, activation_min, activation_max,
+                       trained);
   Options options;
   options.qmin = qmin;
   options.qmax = qmax;
@@ -74,6 +76,7 @@ Tensor fake_quantize(const Tensor &x, const Tensor &scale, const OptionalTensor 
   options.grad_scale = grad_scale;
   options.activation_min = activation_min;
   options.activation_max = activation_max;
+  options.trained = trained;
   return any_wants_grad(scale, zero_point) ? LearnedAffine::apply(x, scale, zero_point, options)
                                            : FixedAffine::apply(x, scale, zero_point, options);
 }
@@ -176,10 +179,11 @@ struct DynamicRange : torch::autograd::Function<DynamicRange> {
                                        options.blocks(), options.zero_point);
     save_mask(ctx, y, mask, options);
     ctx->mark_non_differentiable({min, max});
+    ctx->set_materialize_grads(false);  // nobody wants zeros for min and max
     return {y, min, max};
   }
   static variable_list backward(AutogradContext *ctx, variable_list grads) {
-    return {mask_backward(ctx, grads[0]), Tensor(), Tensor()};
+    return {grads[0].defined() ? mask_backward(ctx, grads[0]) : Tensor(), Tensor(), Tensor()};
   }
 };
 

@@ -47,9 +47,11 @@ struct HeldEncoding {
 };
 
 inline HeldEncoding hold_affine(const char *op, detent_dtype dtype, const Grouped &x, const Tensor &scale,
-                                const std::optional<Tensor> &zero_point, int64_t qmin, int64_t qmax) {
+                                const std::optional<Tensor> &zero_point, int64_t qmin, int64_t qmax,
+                                bool trained = false) {
   HeldEncoding held;
   held.c.grid = checked_grid(op, qmin, qmax);
+  held.c.trained = trained;
   held.real = detent_math_dtype(dtype, held.c.grid);
   held.first = encoding_values(op, "scale", scale, x, held.real);
   held.c.scale = array_of(*held.first);
@@ -117,11 +119,12 @@ std::tuple<Tensor, Tensor, Tensor> run_backward(const char *op, const Tensor &gr
 template <typename Device>
 Tensor fake_quantize(const Tensor &x, const Tensor &scale, const std::optional<Tensor> &zero_point, int64_t qmin,
                      int64_t qmax, std::optional<int64_t> axis, OptionalInts block_size, double, Bound activation_min,
-                     Bound activation_max) {
+                     Bound activation_max, bool trained) {
   const char *op = "fake_quantize";
   const detent_dtype dtype = float_dtype(op, "x", x);
   const Grouped grouped(op, x, axis, block_size);
-  return run_forward<Device>(op, grouped, dtype, hold_affine(op, dtype, grouped, scale, zero_point, qmin, qmax),
+  return run_forward<Device>(op, grouped, dtype,
+                             hold_affine(op, dtype, grouped, scale, zero_point, qmin, qmax, trained),
                              checked_activation(op, activation_min, activation_max), nullptr);
 }
 
@@ -129,13 +132,14 @@ template <typename Device>
 std::tuple<Tensor, Tensor> fake_quantize_mask(const Tensor &x, const Tensor &scale,
                                               const std::optional<Tensor> &zero_point, int64_t qmin, int64_t qmax,
                                               std::optional<int64_t> axis, OptionalInts block_size,
-                                              Bound activation_min, Bound activation_max) {
+                                              Bound activation_min, Bound activation_max, bool trained) {
   const char *op = "fake_quantize";
   const detent_dtype dtype = float_dtype(op, "x", x);
   const Grouped grouped(op, x, axis, block_size);
   Tensor mask = empty_mask(grouped);
-  Tensor y = run_forward<Device>(op, grouped, dtype, hold_affine(op, dtype, grouped, scale, zero_point, qmin, qmax),
-                                 checked_activation(op, activation_min, activation_max), &mask);
+  Tensor y =
+      run_forward<Device>(op, grouped, dtype, hold_affine(op, dtype, grouped, scale, zero_point, qmin, qmax, trained),
+                          checked_activation(op, activation_min, activation_max), &mask);
   return {y, mask};
 }
 
@@ -144,12 +148,12 @@ std::tuple<Tensor, Tensor, Tensor> fake_quantize_backward(const Tensor &grad_y, 
                                                           const std::optional<Tensor> &zero_point, int64_t qmin,
                                                           int64_t qmax, std::optional<int64_t> axis,
                                                           OptionalInts block_size, double grad_scale,
-                                                          Bound activation_min, Bound activation_max) {
+                                                          Bound activation_min, Bound activation_max, bool trained) {
   const char *op = "fake_quantize_backward";
   const detent_dtype dtype = float_dtype(op, "x", x);
   const Grouped grouped(op, x, axis, block_size);
   return run_backward<Device>(op, grad_y, grouped, dtype,
-                              hold_affine(op, dtype, grouped, scale, zero_point, qmin, qmax),
+                              hold_affine(op, dtype, grouped, scale, zero_point, qmin, qmax, trained),
                               checked_activation(op, activation_min, activation_max), scale,
                               zero_point.has_value() ? &*zero_point : nullptr, grad_scale);
 }

@@ -59,10 +59,13 @@ def _dynamic_setup(ctx, inputs, output) -> None:
     x, _, qmin, qmax, symmetric, axis, block_size, zero_point = inputs
     _, min, max = output
     ctx.mark_non_differentiable(min, max)
+    ctx.set_materialize_grads(False)
     _keep(ctx, (x, min, max), qmin, qmax, symmetric, zero_point, axis, block_size)
 
 
 def _dynamic_backward(ctx, grad_y, *_):
+    if grad_y is None:
+        return (None,) * 8
     return _ops.fake_quantize_range_backward(grad_y, *ctx.saved_tensors, *ctx.plain)[0], *[None] * 7
 
 
@@ -110,12 +113,25 @@ def _float_cast_setup(ctx, inputs, output) -> None:
     _keep(ctx, (x, scale), *plain)
 
 
+def _by_mask(grad_y: Tensor, mask: Tensor, x: Tensor, block_size: list[int] | None) -> Tensor:
+    return _ops.fake_quantize_mask_backward(grad_y, mask, memory_order(torch.empty_like(x)), block_size)
+
+
 def _float_cast_backward(ctx, grad_y):
     x, scale = ctx.saved_tensors
     _, mask = _ops.float_cast_mask(x, scale, *ctx.plain)
-    *_, block_size = ctx.plain
-    order = memory_order(torch.empty_like(x))
-    return _ops.fake_quantize_mask_backward(grad_y, mask, order, block_size), *[None] * (1 + len(ctx.plain))
+    return _by_mask(grad_y, mask, x, ctx.plain[-1]), *[None] * (1 + len(ctx.plain))
+
+
+def _block_cast_setup(ctx, inputs, output) -> None:
+    x, *plain, tensor_scale = inputs
+    _keep(ctx, (x, tensor_scale), *plain)
+
+
+def _block_cast_backward(ctx, grad_y):
+    x, tensor_scale = ctx.saved_tensors
+    _, mask = _ops.block_cast_mask(x, *ctx.plain, tensor_scale)
+    return _by_mask(grad_y, mask, x, None), *[None] * (1 + len(ctx.plain))
 
 
 def _quantize_setup(ctx, inputs, output) -> None:
@@ -165,6 +181,7 @@ def register() -> None:
         ("fake_quantize_range_many", _many_backward(_ops.fake_quantize_range_many_backward), _many_setup),
         ("fake_quantize_dynamic_many", _dynamic_many_backward, _dynamic_many_setup),
         ("float_cast", _float_cast_backward, _float_cast_setup),
+        ("block_cast", _block_cast_backward, _block_cast_setup),
         ("quantize", _quantize_backward, _quantize_setup),
         ("dequantize", _dequantize_backward, _dequantize_setup),
     ]:
@@ -173,8 +190,8 @@ def register() -> None:
         "fake_quantize_backward", "fake_quantize_range_backward", "fake_quantize_mask_backward", "fake_quantize_mask",
         "fake_quantize_range_mask", "fake_quantize_dynamic_mask", "fake_quantize_many_mask",
         "fake_quantize_many_backward", "fake_quantize_range_many_mask", "fake_quantize_range_many_backward",
-        "fake_quantize_dynamic_many_mask", "fake_quantize_mask_many_backward", "float_cast_mask", "quantize_backward",
-        "dequantize_backward", "encode_min_max", "encode_affine", "observe_min_max", "encode_percentile", "encode_sqnr",
-        "encode_mse", "encode_entropy",
+        "fake_quantize_dynamic_many_mask", "fake_quantize_mask_many_backward", "float_cast_mask", "block_cast_mask",
+        "pack_mask", "unpack_mask", "quantize_backward", "dequantize_backward", "encode_min_max", "encode_affine",
+        "encode_trained", "observe_min_max", "encode_percentile", "encode_sqnr", "encode_mse", "encode_entropy",
     ]:  # fmt: skip
         torch.library.register_autograd(f"detent::{name}", _raise_second_order(name))

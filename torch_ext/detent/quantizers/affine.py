@@ -79,24 +79,25 @@ class QuantizeDequantize(AffineQuantizer):
     def _forward(self, x: Tensor, *activation: float | None) -> Tensor:
         if self._parametrization == "pact":
             return self._forward_pact(x)
-        op, arguments = self._call(x)
-        y = op(x, *arguments, *activation)
+        op, arguments = self._call(x, *activation)
+        y = op(x, *arguments)
         return y[0] if self._dynamic else y
 
-    def _call(self, x: Tensor) -> tuple[Operator, tuple]:
+    def _call(self, x: Tensor, *activation: float | None) -> tuple[Operator, tuple]:
         grid = self._grid
         if self._parametrization == "min_max" and not self._dynamic:
-            return _ops.fake_quantize_range, self._range_arguments(x, self.min, self.max)
+            return _ops.fake_quantize_range, (*self._range_arguments(x, self.min, self.max), *activation)
         layout = self._layout
         blocks = None if layout.block_size is None else layout.blocks_for("QuantizeDequantize", x)
         if self._dynamic:
             clip = layout.on(x, self.clip) if self._clip_per_group else self.clip
             arguments = clip, grid.qmin, grid.qmax, grid.symmetric, self._axis, blocks, grid.zero_point
             return _ops.fake_quantize_dynamic, arguments
-        scale, point = self._trained_affine()
+        scale, point = self.scale, self._centre if grid.symmetric else self.zero_point
         if not self._per_tensor:
             scale, point = layout.on(x, scale), None if point is None else layout.on(x, point)
-        return _ops.fake_quantize, (scale, point, grid.qmin, grid.qmax, self._axis, blocks, self._grad_factor(x))
+        factor, bounds = self._grad_factor(x), activation or (None, None)
+        return _ops.fake_quantize, (scale, point, grid.qmin, grid.qmax, self._axis, blocks, factor, *bounds, True)
 
     def _forward_pact(self, x: Tensor) -> Tensor:
         """``fake_quantize(clip(x, 0, max))`` with the gradients of Choi 2018, section 3: 1 for x in (0, max), 1 for max
@@ -105,18 +106,16 @@ class QuantizeDequantize(AffineQuantizer):
         The operator gives the zero point the sum of ``-scale * grad_y`` over what lies beyond the grid, in a fixed
         order. So max is handed over as a part of the zero point that is 0, and x from max on as infinite.
         """
-        low, high = self._ends()
+        high, grid = self.max, self._grid
         if not (high.requires_grad and torch.is_grad_enabled()):
-            return self._with_range(x, low, high)
+            return self._with_range(x, *self._ends())
+        held = high.detach()
         if x.dtype == torch.float64:  # the arithmetic of float64 data is float64 throughout
-            low, high = low.double(), high.double()
-        grid = self._grid
-        scale = self._affine_of_range(low, high)[0]
-        top = scale * grid.steps
-        beyond = torch.where(x >= top, math.inf, 0.0).to(x.dtype)
-        scale = scale.detach()
-        point = grid.qmin - (top - top.detach()) / scale
-        return _ops.fake_quantize((x + beyond).relu_(), scale, point, grid.qmin, grid.qmax, None, None, 1.0)
+            high, held = high.double(), held.double()
+        scale, _ = _ops.encode_affine(torch.zeros_like(held), held, grid.qmin, grid.qmax, False)
+        beyond = x.masked_fill(x >= scale * grid.steps, math.inf)
+        point = grid.qmin - (high - held) / torch.where(held < 0, -scale, scale)
+        return _ops.fake_quantize(beyond, scale, point, grid.qmin, grid.qmax, None, None, 1.0, 0.0)
 
     def _with_range(self, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
         return _ops.fake_quantize_range(x, *self._range_arguments(x, low, high))

@@ -274,6 +274,9 @@ class Quantizer(Calibration, Saving, AimetNames, nn.Module):
                 f"{self._title()}: {name} has shape {tuple(end.shape)}, expected one that broadcasts to {self.shape}."
             ) from None
 
+    def _check_takes_range(self) -> None:
+        """Raise ValueError where there is no range to set, whatever it is."""
+
     def _check_encoding(self, encoding: AffineEncoding | FloatEncoding, kind: type) -> None:
         """Raise ValueError where an encoding is of another kind of quantizer."""
         if not isinstance(encoding, kind):

@@ -1,4 +1,4 @@
-#include "detent/observe.h"
+#include "observe.h"
 
 #include <math.h>
 #include <string.h>
@@ -9,11 +9,6 @@
 
 /* Groups of sixteen or more that a block may hold. */
 enum { ROWS = DETENT_BLOCK / DETENT_LANES };
-
-/* Of one group in one tile: the sums of |x|, x and x^2. */
-typedef struct detent_sums {
-    double size, total, square;
-} detent_sums;
 
 static void join_sums(detent_sums *into, const detent_sums *more)
 {
@@ -68,6 +63,15 @@ static detent_status check(const void *x, const void *min, const void *max, cons
                                                                                      : DETENT_OK;
 }
 
+static void run(detent_observation *job, detent_parallel_for parallel)
+{
+    const int wide = job->dtype == DETENT_F64;
+    const detent_tiles tiles = detent_tiles_of(job->shape);
+    detent_run(parallel, detent_tile_count(&tiles), 1, wide ? detent_observe_tiles_f64 : detent_observe_tiles_f32, job);
+    detent_run(parallel, job->shape.groups, DETENT_BLOCK, wide ? detent_observe_groups_f64 : detent_observe_groups_f32,
+               job);
+}
+
 detent_status detent_observe_min_max_cpu(const void *x, void *min, void *max, int64_t *ignored, detent_dtype dtype,
                                          detent_shape3 shape, detent_observe_mode mode, double momentum,
                                          void *workspace, size_t workspace_bytes, detent_parallel_for parallel)
@@ -77,10 +81,16 @@ detent_status detent_observe_min_max_cpu(const void *x, void *min, void *max, in
     if (status == DETENT_OK) status = check(x, min, max, ignored, dtype, shape, workspace, workspace_bytes, needed);
     if (status != DETENT_OK) return status;
     if (mode < DETENT_OBSERVE_REPLACE || mode > DETENT_OBSERVE_MOVING_AVERAGE) return DETENT_BAD_ARGUMENT;
-    if (dtype == DETENT_F64)
-        observe_f64(x, min, max, ignored, dtype, shape, mode, momentum, workspace, NULL, NULL, parallel);
-    else
-        observe_f32(x, min, max, ignored, dtype, shape, mode, momentum, workspace, NULL, NULL, parallel);
+    detent_observation job = {.x = x,
+                              .dtype = dtype,
+                              .shape = shape,
+                              .partials = workspace,
+                              .min = min,
+                              .max = max,
+                              .ignored = ignored,
+                              .mode = mode,
+                              .momentum = momentum};
+    run(&job, parallel);
     return DETENT_OK;
 }
 
@@ -93,10 +103,16 @@ detent_status detent_observe_moments_cpu(const void *x, void *min, void *max, in
     if (status == DETENT_OK) status = check(x, min, max, ignored, dtype, shape, workspace, workspace_bytes, needed);
     if (status != DETENT_OK) return status;
     if (shape.groups > 0 && moments == NULL) return DETENT_BAD_ARGUMENT;
-    detent_sums *sums = needed > 0 ? (detent_sums *)((char *)workspace + needed / 2) : NULL;
-    if (dtype == DETENT_F64)
-        observe_f64(x, min, max, ignored, dtype, shape, DETENT_OBSERVE_RUNNING, 0, workspace, sums, moments, parallel);
-    else
-        observe_f32(x, min, max, ignored, dtype, shape, DETENT_OBSERVE_RUNNING, 0, workspace, sums, moments, parallel);
+    detent_observation job = {.x = x,
+                              .dtype = dtype,
+                              .shape = shape,
+                              .partials = workspace,
+                              .min = min,
+                              .max = max,
+                              .ignored = ignored,
+                              .mode = DETENT_OBSERVE_RUNNING,
+                              .sums = needed > 0 ? (detent_sums *)((char *)workspace + needed / 2) : NULL,
+                              .moments = moments};
+    run(&job, parallel);
     return DETENT_OK;
 }

@@ -11,9 +11,9 @@
 #define DETENT_FORMULAS "../cpu/fake_quantize.inl"
 #include "../math/for_each_real.h"
 
-detent_status detent_fake_quantize_cpu(const void *x, void *y, uint8_t *mask, detent_dtype dtype, detent_shape3 shape,
-                                       const detent_encoding *encoding, const detent_activation *activation,
-                                       detent_parallel_for parallel)
+static detent_status forward(const void *x, const void *residual, void *sum, void *y, uint8_t *mask, detent_dtype dtype,
+                             detent_shape3 shape, const detent_encoding *encoding, const detent_activation *activation,
+                             detent_parallel_for parallel)
 {
     size_t elements = 0;
     detent_status status = detent_check_encoding(encoding);
@@ -21,10 +21,27 @@ detent_status detent_fake_quantize_cpu(const void *x, void *y, uint8_t *mask, de
     if (status == DETENT_OK) status = detent_check_values(x, y, dtype, shape, &elements);
     if (status != DETENT_OK || elements == 0) return status;
     if (detent_math_dtype(dtype, encoding->grid) == DETENT_F32)
-        fake_quantize_f32(x, y, mask, dtype, shape, encoding, activation, parallel);
+        fake_quantize_f32(x, residual, sum, y, mask, dtype, shape, encoding, activation, parallel);
     else
-        fake_quantize_f64(x, y, mask, dtype, shape, encoding, activation, parallel);
+        fake_quantize_f64(x, residual, sum, y, mask, dtype, shape, encoding, activation, parallel);
     return DETENT_OK;
+}
+
+detent_status detent_fake_quantize_cpu(const void *x, void *y, uint8_t *mask, detent_dtype dtype, detent_shape3 shape,
+                                       const detent_encoding *encoding, const detent_activation *activation,
+                                       detent_parallel_for parallel)
+{
+    return forward(x, NULL, NULL, y, mask, dtype, shape, encoding, activation, parallel);
+}
+
+detent_status detent_fake_quantize_sum_cpu(const void *x, const void *residual, void *sum, void *y, uint8_t *mask,
+                                           detent_dtype dtype, detent_shape3 shape, const detent_encoding *encoding,
+                                           const detent_activation *activation, detent_parallel_for parallel)
+{
+    size_t elements = 0;
+    const detent_status status = detent_check_values(x, residual, dtype, shape, &elements);
+    if (status != DETENT_OK) return status;
+    return forward(x, residual, sum, y, mask, dtype, shape, encoding, activation, parallel);
 }
 
 detent_status detent_fake_quantize_bwd_workspace(detent_shape3 shape, size_t *bytes)

@@ -19,9 +19,9 @@ static DETENT_REAL(detent_interval) DETENT_REAL(interval_of)(const detent_activa
                                           (real)detent_stored(activation->max, dtype)};
 }
 
-static void DETENT_REAL(fake_quantize)(const void *x, void *y, uint8_t *mask, detent_dtype dtype, detent_shape3 shape,
-                                       const detent_encoding *encoding, const detent_activation *activation,
-                                       detent_parallel_for parallel)
+static void DETENT_REAL(fake_quantize)(const void *x, const void *residual, void *sum, void *y, uint8_t *mask,
+                                       detent_dtype dtype, detent_shape3 shape, const detent_encoding *encoding,
+                                       const detent_activation *activation, detent_parallel_for parallel)
 {
     const int plain = activation == NULL;
     const DETENT_REAL(detent_map) map = {
@@ -30,6 +30,8 @@ static void DETENT_REAL(fake_quantize)(const void *x, void *y, uint8_t *mask, de
         .mask_rows = plain ? DETENT_REAL(masks_rows) : DETENT_REAL(activated_masks_rows),
         .mask_varying = plain ? DETENT_REAL(masks_varying) : DETENT_REAL(activated_masks_varying),
         .x = x,
+        .residual = residual,
+        .sum = sum,
         .y = y,
         .mask = mask,
         .x_dtype = dtype,

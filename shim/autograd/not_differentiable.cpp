@@ -43,9 +43,9 @@ void not_differentiable(const c10::OperatorHandle &op, c10::DispatchKeySet, torc
 TORCH_LIBRARY_IMPL(detent, Autograd, m) {
   for (const char *name :
        {"fake_quantize_backward", "fake_quantize_range_backward", "fake_quantize_mask_backward", "fake_quantize_mask",
-        "fake_quantize_range_mask", "fake_quantize_dynamic_mask", "float_cast_mask", "quantize_backward",
-        "dequantize_backward", "encode_min_max", "encode_affine", "observe_min_max", "encode_percentile", "encode_sqnr",
-        "encode_mse", "encode_entropy"})
+        "fake_quantize_range_mask", "fake_quantize_sum", "fake_quantize_range_sum", "fake_quantize_dynamic_mask",
+        "float_cast_mask", "quantize_backward", "dequantize_backward", "encode_min_max", "encode_affine",
+        "observe_min_max", "encode_percentile", "encode_sqnr", "encode_mse", "encode_entropy"})
     m.impl(name, torch::CppFunction::makeFromBoxedFunction<&not_differentiable>());
 }
 

@@ -32,7 +32,7 @@ def _encoding_grads(first: Tensor, second: Tensor | None, x: Tensor, qmin: int, 
     )
 
 
-def _fake_quantize(x, scale, zero_point, qmin, qmax, axis=None, block_size=None, grad_scale=1.0, *activation):
+def _fake_quantize(x, scale, zero_point, qmin, qmax, axis=None, block_size=None, grad_scale=1.0, *before):
     return torch.empty_like(x)
 
 
@@ -40,8 +40,12 @@ def _fake_quantize_stochastic(x, scale, zero_point, random, qmin, qmax, axis=Non
     return torch.empty_like(x)
 
 
-def _fake_quantize_mask(x, scale, zero_point, qmin, qmax, axis=None, block_size=None, *activation):
+def _fake_quantize_mask(x, scale, zero_point, qmin, qmax, axis=None, block_size=None, *before):
     return torch.empty_like(x), _mask(x)
+
+
+def _fake_quantize_sum(x, residual, *encoding):
+    return torch.empty_like(x), torch.empty_like(x)
 
 
 def _fake_quantize_backward(
@@ -51,13 +55,13 @@ def _fake_quantize_backward(
 
 
 def _fake_quantize_range(
-    x, min, max, qmin, qmax, symmetric, zero_point=None, axis=None, block_size=None, *activation
+    x, min, max, qmin, qmax, symmetric, zero_point=None, axis=None, block_size=None, *before
 ):
     return torch.empty_like(x)
 
 
 def _fake_quantize_range_mask(
-    x, min, max, qmin, qmax, symmetric, zero_point=None, axis=None, block_size=None, *activation
+    x, min, max, qmin, qmax, symmetric, zero_point=None, axis=None, block_size=None, *before
 ):
     return torch.empty_like(x), _mask(x)
 
@@ -173,9 +177,11 @@ def register() -> None:
         "fake_quantize": _fake_quantize,
         "fake_quantize_stochastic": _fake_quantize_stochastic,
         "fake_quantize_mask": _fake_quantize_mask,
+        "fake_quantize_sum": _fake_quantize_sum,
         "fake_quantize_backward": _fake_quantize_backward,
         "fake_quantize_range": _fake_quantize_range,
         "fake_quantize_range_mask": _fake_quantize_range_mask,
+        "fake_quantize_range_sum": _fake_quantize_sum,
         "fake_quantize_range_backward": _fake_quantize_range_backward,
         "fake_quantize_dynamic": _fake_quantize_dynamic,
         "fake_quantize_dynamic_mask": _fake_quantize_dynamic_mask,

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 from .._running import call_with_sample, evaluating, without_trace
 from ..nn import is_leaf
 from ..nn.calls import execution
+from ..nn.sums import custom_functions
 from ..nn.table import CLASSES, SLOTS
 from ..nn.tensors import map_arguments, map_tensors
 from .functions import KEEP_AXES, NOISE, WRITERS, Operator, arguments, carries_floats, find, is_quantizable, pole
@@ -82,6 +83,8 @@ class Event:
     constant: bool = False  # of parameters, buffers and plain numbers alone
     integers: bool = False  # its output is not of a float type
     reread: bool = False  # what it wrote over is read again, by the name that it had before
+    caller: tuple[str, int] | None = None  # the module, and its use, whose forward calls it
+    inside: int = 0  # how many torch.autograd.Functions run there
 
     @property
     def key(self) -> tuple:
@@ -206,6 +209,7 @@ class _Recorder(TorchFunctionMode):
     def _operator(self, func, operator: Operator, args: tuple, kwargs: dict, constant: bool):
         frame = self.frames[-1]
         event = Event(frame.path, self._site(operator), frame.use, operator.onnx_op, operator, constant=constant)
+        event.caller, event.inside = (frame.path, frame.use), custom_functions()
         singular = pole(func, operator, args)
         for slot, value in arguments(operator, args, kwargs):
             if is_quantizable(value):
@@ -260,7 +264,8 @@ class _Recorder(TorchFunctionMode):
             if outer is None or not outer.leaf:
                 frame.use = self._use(path, outer)
                 if leaf:
-                    frame.event = Event(path, None, frame.use, SLOTS[type(module)].onnx_op)
+                    frame.event = event = Event(path, None, frame.use, SLOTS[type(module)].onnx_op)
+                    event.caller, event.inside = outer and (outer.path, outer.use), custom_functions()
                     frame.input = args[0] if args else next(iter(kwargs.values()), None)
                     self._leaf_reads(frame.event, type(module), args, kwargs)
             self.frames.append(frame)

@@ -186,11 +186,14 @@ def quantize_output(module: nn.Module | None, y):
     return map_tensors(y, quantizing(module, "output_quantizers"))
 
 
-def fused(module: ActivationQuantizers, x, bounds: tuple[float | None, float | None]) -> Tensor | None:
-    """``x`` held to ``bounds`` and through the output quantizer, in one pass; ``None`` where it takes two."""
+def fused(
+    module: ActivationQuantizers, x, bounds: tuple[float | None, float | None], residual: Tensor | None = None
+) -> Tensor | None:
+    """``x``, or ``x + residual``, held to ``bounds`` and through the output quantizer, in one pass; ``None`` where it
+    takes more."""
     quantizer = module._modules["output_quantizers"]._modules["0"]
     if module._fuses and isinstance(quantizer, QuantizeDequantize) and isinstance(x, Tensor) and x.is_floating_point():
-        return quantizer.activated(x, *bounds)
+        return quantizer.activated(x, *bounds, residual)
     return None
 
 

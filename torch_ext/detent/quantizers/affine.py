@@ -54,31 +54,48 @@ class QuantizeDequantize(AffineQuantizer):
 
     _parametrizations = (*AffineQuantizer._parametrizations, "pact")
 
-    def activated(self, x: Tensor, activation_min: float | None, activation_max: float | None) -> Tensor | None:
+    def activated(
+        self, x: Tensor, activation_min: float | None, activation_max: float | None, residual: Tensor | None = None
+    ) -> Tensor | None:
         """What the call makes of ``x`` after a ReLU (0, ``None``) or ReLU6 (0, 6), in one pass with the bits of two.
 
+        With ``residual``, a tensor like ``x``, what it makes of ``x + residual``, after the activation if there is one.
+
         ``None`` where there would be more to it than the operator: the quantizer is off, observes, has no range, a
-        dynamic one or PACT's, is of a subclass, or has hooks, which see the activation's result.
+        dynamic one or PACT's, is of a subclass, or has hooks, which see the activation's result. And for a sum that
+        :func:`detent.qat.compress_saved_tensors` computes with again: a learned range's.
 
         Example:
             >>> quantizer = QuantizeDequantize((1,), 3, symmetric=False)
             >>> quantizer.set_range(-1.0, 2.5)
-            >>> quantizer.activated(torch.tensor([-1.2, 0.3, 9.0]), 0.0, None).detach()
+            >>> x = torch.tensor([-1.2, 0.3, 9.0])
+            >>> quantizer.activated(x, 0.0, None).detach()
             tensor([0.0000, 0.5000, 2.5000])
+            >>> quantizer.activated(x, 0.0, None, residual=torch.ones(3)).detach()
+            tensor([0.0000, 1.5000, 2.5000])
         """
-        if self._bypass or self._dynamic or self._parametrization == "pact" or type(self) is not QuantizeDequantize:
+        if not (self._is_one_pass() if residual is None else self.takes_sums()):
             return None
-        if self._forward_pre_hooks or self._forward_hooks or self._backward_pre_hooks or self._backward_hooks:
-            return None
-        y = self._forward(x, activation_min, activation_max)
+        y = self._forward(x, activation_min, activation_max, residual)
         if self._told is not None:
-            self._told(self, x, y, activation_min, activation_max)
+            self._told(self, x if residual is None else None, y, activation_min, activation_max)
         return y
 
-    def _forward(self, x: Tensor, *activation: float | None) -> Tensor:
+    def takes_sums(self) -> bool:
+        """Whether :meth:`activated` would take a residual, as the quantizer is now."""
+        return self._is_one_pass() and (self._told is None or not self._learns())
+
+    def _is_one_pass(self) -> bool:
+        if self._bypass or self._dynamic or self._parametrization == "pact" or type(self) is not QuantizeDequantize:
+            return False
+        hooks = self._forward_pre_hooks or self._forward_hooks or self._backward_pre_hooks or self._backward_hooks
+        return not hooks
+
+    def _forward(self, x: Tensor, *before: float | Tensor | None) -> Tensor:
+        """``before``: the ends of an activation and a residual."""
         grid = self._grid
         if self._parametrization == "min_max" and not self._dynamic:
-            return self._with_range(x, self.min, self.max, *activation)
+            return self._with_range(x, self.min, self.max, *before)
         if self._parametrization == "pact":
             return self._forward_pact(x)
         layout = self._layout
@@ -92,7 +109,7 @@ class QuantizeDequantize(AffineQuantizer):
         if not self._per_tensor:
             scale, point = layout.on(x, scale), None if point is None else layout.on(x, point)
         return _ops.fake_quantize(
-            x, scale, point, grid.qmin, grid.qmax, self._axis, blocks, self._grad_factor(x), *activation
+            x, scale, point, grid.qmin, grid.qmax, self._axis, blocks, self._grad_factor(x), *before
         )
 
     def _forward_pact(self, x: Tensor) -> Tensor:
@@ -115,13 +132,13 @@ class QuantizeDequantize(AffineQuantizer):
         point = grid.qmin - (top - top.detach()) / scale
         return _ops.fake_quantize((x + beyond).relu_(), scale, point, grid.qmin, grid.qmax, None, None, 1.0)
 
-    def _with_range(self, x: Tensor, low: Tensor, high: Tensor, *activation: float | None) -> Tensor:
+    def _with_range(self, x: Tensor, low: Tensor, high: Tensor, *before: float | Tensor | None) -> Tensor:
         grid, layout, blocks = self._grid, self._layout, None
         if not self._per_tensor:
             low, high = layout.on(x, low), layout.on(x, high)
             blocks = None if layout.block_size is None else layout.blocks_for("QuantizeDequantize", x)
         return _ops.fake_quantize_range(
-            x, low, high, grid.qmin, grid.qmax, grid.symmetric, grid.zero_point, self._axis, blocks, *activation
+            x, low, high, grid.qmin, grid.qmax, grid.symmetric, grid.zero_point, self._axis, blocks, *before
         )
 
 

@@ -50,7 +50,7 @@ class Quantizer(Calibration, Saving, AimetNames, nn.Module):
     scaled = True
     #: What ``mode`` may be.
     _modes: tuple[str, ...] = ("fixed", "dynamic")
-    #: Told what a call made of what: ``(quantizer, x, y)``.
+    #: Told what a call made of what: ``(quantizer, x, y)``; ``None`` for an x that was never made.
     _told: Callable[..., None] | None = None
 
     def __init__(self, layout: Layout, grid: Grid, mode: str, observer: MinMaxObserver | None):

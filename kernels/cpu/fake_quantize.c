@@ -72,30 +72,28 @@ detent_status detent_fake_quantize_bwd_cpu(const void *grad_y, const void *x, vo
     return DETENT_OK;
 }
 
-/* Bits to bytes of 0 or 1, the lowest bit first. inside takes n rounded up to 8. */
-DETENT_CLONES static void unpack_bits(const uint8_t *restrict mask, size_t n, uint8_t *restrict inside)
-{
-    for (size_t i = 0; i < (n + 7) / 8; ++i) {
-        /* Byte k keeps bit k; adding 0x7f carries any bit to the top of its byte and no further. */
-        uint64_t eight = mask[i] * UINT64_C(0x0101010101010101) & UINT64_C(0x8040201008040201);
-        eight = (eight + UINT64_C(0x7f7f7f7f7f7f7f7f)) >> 7 & UINT64_C(0x0101010101010101);
-#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-        eight = __builtin_bswap64(eight);
-#endif
-        memcpy(inside + 8 * i, &eight, 8);
-    }
-}
-
-/* grad_x = inside ? grad_y : 0, on the bits of one element: nothing is converted, nothing multiplied. */
-#define DETENT_DEFINE_SELECT(NAME, WORD)                                                                               \
-    DETENT_CLONES static void NAME(const WORD *restrict grad_y, const uint8_t *restrict inside, WORD *restrict grad_x, \
+/* grad_x = bit ? grad_y : 0, on the bits of one element: nothing is converted, nothing multiplied. A vector is as many
+ * elements as a BITS-wide piece of the mask has bits; each lane keeps its own bit of the piece. The lowest bit comes
+ * first. */
+typedef uint16_t lanes_16 __attribute__((vector_size(16)));
+typedef uint32_t lanes_32 __attribute__((vector_size(32)));
+typedef uint64_t lanes_64 __attribute__((vector_size(64)));
+#define DETENT_DEFINE_SELECT(NAME, WORD, LANES)                                                                        \
+    DETENT_CLONES static void NAME(const WORD *restrict grad_y, const uint8_t *restrict mask, WORD *restrict grad_x,   \
                                    size_t n)                                                                           \
     {                                                                                                                  \
-        for (size_t i = 0; i < n; ++i) grad_x[i] = (WORD)(grad_y[i] & (WORD)(0 - (WORD)inside[i]));                    \
+        const LANES bit = {1, 2, 4, 8, 16, 32, 64, 128};                                                               \
+        for (size_t i = 0; i < n / 8; ++i) {                                                                           \
+            LANES eight;                                                                                               \
+            memcpy(&eight, grad_y + 8 * i, sizeof eight);                                                              \
+            eight &= (LANES)(((bit & (WORD)mask[i]) == bit));                                                          \
+            memcpy(grad_x + 8 * i, &eight, sizeof eight);                                                              \
+        }                                                                                                              \
+        for (size_t i = n / 8 * 8; i < n; ++i) grad_x[i] = mask[i / 8] >> i % 8 & 1 ? grad_y[i] : (WORD)0;             \
     }
-DETENT_DEFINE_SELECT(select_16, uint16_t)
-DETENT_DEFINE_SELECT(select_32, uint32_t)
-DETENT_DEFINE_SELECT(select_64, uint64_t)
+DETENT_DEFINE_SELECT(select_16, uint16_t, lanes_16)
+DETENT_DEFINE_SELECT(select_32, uint32_t, lanes_32)
+DETENT_DEFINE_SELECT(select_64, uint64_t, lanes_64)
 
 typedef struct select_job {
     const void *grad_y;
@@ -108,15 +106,14 @@ typedef struct select_job {
 static void select_blocks(int64_t begin, int64_t end, void *context)
 {
     const select_job *job = context;
-    uint8_t inside[DETENT_BLOCK];
     for (size_t at = (size_t)begin * DETENT_BLOCK; at < detent_min_size(job->n, (size_t)end * DETENT_BLOCK);
          at += DETENT_BLOCK) {
         const size_t n = detent_min_size(DETENT_BLOCK, job->n - at);
-        unpack_bits(job->mask + at / 8, n, inside);
+        const uint8_t *mask = job->mask + at / 8;
         switch (job->dtype) {
-        case DETENT_F32: select_32((const uint32_t *)job->grad_y + at, inside, (uint32_t *)job->grad_x + at, n); break;
-        case DETENT_F64: select_64((const uint64_t *)job->grad_y + at, inside, (uint64_t *)job->grad_x + at, n); break;
-        default: select_16((const uint16_t *)job->grad_y + at, inside, (uint16_t *)job->grad_x + at, n); break;
+        case DETENT_F32: select_32((const uint32_t *)job->grad_y + at, mask, (uint32_t *)job->grad_x + at, n); break;
+        case DETENT_F64: select_64((const uint64_t *)job->grad_y + at, mask, (uint64_t *)job->grad_x + at, n); break;
+        default: select_16((const uint16_t *)job->grad_y + at, mask, (uint16_t *)job->grad_x + at, n); break;
         }
     }
 }

@@ -1,9 +1,10 @@
 /* fake_quantize.c for one real type: the loops, and the jobs handed to walk.h. */
-DETENT_DEFINE_MAP(values, real, DETENT_AS_GIVEN, DETENT_REAL(detent_fake_quantize_one))
-DETENT_DEFINE_MAP(activated_values, real, DETENT_REAL(detent_activate_one), DETENT_REAL(detent_fake_quantize_one))
-DETENT_DEFINE_MAP(masks, uint8_t, DETENT_AS_GIVEN, DETENT_REAL(detent_fake_quantize_mask_one))
-DETENT_DEFINE_MAP(activated_masks, uint8_t, DETENT_REAL(detent_activation_mask_one),
-                  DETENT_REAL(detent_fake_quantize_mask_one))
+DETENT_DEFINE_MAP(values, DETENT_AS_GIVEN, DETENT_REAL(detent_fake_quantize_one))
+DETENT_DEFINE_MAP(activated_values, DETENT_REAL(detent_activate_one), DETENT_REAL(detent_fake_quantize_one))
+DETENT_DEFINE_MASKED_MAP(masked, DETENT_AS_GIVEN, DETENT_ALWAYS, DETENT_REAL(detent_fake_quantize_one),
+                         DETENT_REAL(detent_fake_quantize_mask_one))
+DETENT_DEFINE_MASKED_MAP(activated_masked, DETENT_REAL(detent_activate_one), DETENT_REAL(detent_activation_passes),
+                         DETENT_REAL(detent_fake_quantize_one), DETENT_REAL(detent_fake_quantize_mask_one))
 DETENT_DEFINE_TERMS(bwd, DETENT_AS_GIVEN, DETENT_AS_MADE, DETENT_REAL(detent_fake_quantize_bwd_x_one),
                     DETENT_REAL(detent_fake_quantize_bwd_scale_one),
                     DETENT_REAL(detent_fake_quantize_bwd_zero_point_one))
@@ -27,8 +28,8 @@ static void DETENT_REAL(fake_quantize)(const void *x, const void *residual, void
     const DETENT_REAL(detent_map) map = {
         .rows = plain ? DETENT_REAL(values_rows) : DETENT_REAL(activated_values_rows),
         .varying = plain ? DETENT_REAL(values_varying) : DETENT_REAL(activated_values_varying),
-        .mask_rows = plain ? DETENT_REAL(masks_rows) : DETENT_REAL(activated_masks_rows),
-        .mask_varying = plain ? DETENT_REAL(masks_varying) : DETENT_REAL(activated_masks_varying),
+        .masked_rows = plain ? DETENT_REAL(masked_rows) : DETENT_REAL(activated_masked_rows),
+        .masked_varying = plain ? DETENT_REAL(masked_varying) : DETENT_REAL(activated_masked_varying),
         .x = x,
         .residual = residual,
         .sum = sum,

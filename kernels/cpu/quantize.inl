@@ -27,9 +27,9 @@ static DETENT_HD real DETENT_REAL(value_bwd_zero_point_one)(real g, real q, real
     return DETENT_REAL(detent_dequantize_bwd_zero_point_one)(g, scale);
 }
 
-DETENT_DEFINE_MAP(float_codes, real, DETENT_AS_GIVEN, DETENT_REAL(detent_quantize_one))
-DETENT_DEFINE_MAP(integer_codes, real, DETENT_AS_GIVEN, DETENT_REAL(integer_one))
-DETENT_DEFINE_MAP(values, real, DETENT_AS_GIVEN, DETENT_REAL(value_one))
+DETENT_DEFINE_MAP(float_codes, DETENT_AS_GIVEN, DETENT_REAL(detent_quantize_one))
+DETENT_DEFINE_MAP(integer_codes, DETENT_AS_GIVEN, DETENT_REAL(integer_one))
+DETENT_DEFINE_MAP(values, DETENT_AS_GIVEN, DETENT_REAL(value_one))
 DETENT_DEFINE_TERMS(codes_bwd, DETENT_AS_GIVEN, DETENT_AS_MADE, DETENT_REAL(detent_quantize_bwd_x_one),
                     DETENT_REAL(detent_quantize_bwd_scale_one), DETENT_REAL(detent_quantize_bwd_zero_point_one))
 DETENT_DEFINE_TERMS(values_bwd, DETENT_AS_GIVEN, DETENT_AS_MADE, DETENT_REAL(value_bwd_q_one),

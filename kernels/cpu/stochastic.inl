@@ -1,8 +1,23 @@
 /* stochastic.c for one real type. to[i] holds the element's u. */
-#define ROUND_BY_U(x, scale, zero_point, qmin, qmax)                                                                   \
-    DETENT_REAL(detent_fake_quantize_stochastic_one)(x, to[i], scale, zero_point, qmin, qmax)
-DETENT_DEFINE_MAP(values, real, DETENT_AS_GIVEN, ROUND_BY_U)
-#undef ROUND_BY_U
+DETENT_CLONES static void DETENT_REAL(values_rows)(const real *restrict x, real *restrict to, size_t rows, size_t n,
+                                                   const real *scale, const real *zero_point, real qmin, real qmax,
+                                                   DETENT_REAL(detent_interval) within)
+{
+    (void)within;
+    for (size_t row = 0; row < rows; ++row, x += n, to += n) {
+        const real s = scale[row], zp = zero_point[row];
+        for (size_t i = 0; i < n; ++i)
+            to[i] = DETENT_REAL(detent_fake_quantize_stochastic_one)(x[i], to[i], s, zp, qmin, qmax);
+    }
+}
+DETENT_CLONES static void DETENT_REAL(values_varying)(const real *restrict x, real *restrict to, size_t n,
+                                                      const real *restrict scale, const real *restrict zero_point,
+                                                      real qmin, real qmax, DETENT_REAL(detent_interval) within)
+{
+    (void)within;
+    for (size_t i = 0; i < n; ++i)
+        to[i] = DETENT_REAL(detent_fake_quantize_stochastic_one)(x[i], to[i], scale[i], zero_point[i], qmin, qmax);
+}
 
 /* The u of elements at .. at + n; blocks begin at multiples of four. */
 DETENT_CLONES static void DETENT_REAL(uniforms)(real *restrict u, size_t at, size_t n, const void *context)

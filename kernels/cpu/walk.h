@@ -45,10 +45,10 @@ detent_status detent_reduce_workspace(detent_shape3 shape, size_t *bytes);
                      REAL qmin, REAL qmax, detent_interval_##SUFFIX activation);                                       \
         void (*varying)(const REAL *x, REAL *y, size_t n, const REAL *scale, const REAL *zero_point, REAL qmin,        \
                         REAL qmax, detent_interval_##SUFFIX activation);                                               \
-        void (*mask_rows)(const REAL *x, uint8_t *inside, size_t rows, size_t n, const REAL *scale,                    \
-                          const REAL *zero_point, REAL qmin, REAL qmax, detent_interval_##SUFFIX activation);          \
-        void (*mask_varying)(const REAL *x, uint8_t *inside, size_t n, const REAL *scale, const REAL *zero_point,      \
-                             REAL qmin, REAL qmax, detent_interval_##SUFFIX activation);                               \
+        void (*masked_rows)(const REAL *x, REAL *y, uint8_t *inside, size_t rows, size_t n, const REAL *scale,         \
+                            const REAL *zero_point, REAL qmin, REAL qmax, detent_interval_##SUFFIX activation);        \
+        void (*masked_varying)(const REAL *x, REAL *y, uint8_t *inside, size_t n, const REAL *scale,                   \
+                               const REAL *zero_point, REAL qmin, REAL qmax, detent_interval_##SUFFIX activation);     \
         const void *x;                                                                                                 \
         const void *residual; /* the loops are given x + residual; NULL: x */                                          \
         void *sum;            /* and where that is kept; may be NULL */                                                \

@@ -50,29 +50,39 @@ static inline void DETENT_REAL(read_rows)(ENCODING_READER *reader, size_t first,
     (reader->encoding, reader->grid, reader->absent, first, count, reader->scale, reader->zero_point);
 }
 
-/* The encodings of n elements from flat index `at`, side by side. */
-static void DETENT_REAL(spread)(const ENCODING_READER *reader, detent_shape3 shape, size_t at, size_t n, real *scale,
-                                real *zero_point)
+/* Scales and zero points of elements, side by side. Each is written as sixteen, more than any run here, and what is too
+ * many written over by the next: hence the room at the end. */
+typedef struct DETENT_REAL(spread_encodings) {
+    real scale[DETENT_BLOCK + DETENT_LANES], zero_point[DETENT_BLOCK + DETENT_LANES];
+} DETENT_REAL(spread_encodings);
+
+DETENT_CLONES static void DETENT_REAL(fill_runs)(const real *restrict values, size_t n, size_t first_run, size_t run,
+                                                 real *restrict to)
 {
-    real group_scale[DETENT_BLOCK], group_zero_point[DETENT_BLOCK];
+    for (size_t group = 0, at = 0; at < n; at += group == 0 ? first_run : run, ++group)
+        for (size_t i = 0; i < DETENT_LANES; ++i) to[at + i] = values[group];
+}
+
+/* Those of n elements from flat index `at`. */
+static void DETENT_REAL(spread)(const ENCODING_READER *reader, detent_shape3 shape, size_t at, size_t n,
+                                DETENT_REAL(spread_encodings) * to)
+{
+    real scale[DETENT_BLOCK], zero_point[DETENT_BLOCK];
     const size_t row = at / shape.inner, spanned = (at + n - 1) / shape.inner - row + 1;
-    real *scales = shape.inner == 1 ? scale : group_scale,
-         *zero_points = shape.inner == 1 ? zero_point : group_zero_point;
+    const int alone = shape.inner == 1;
 
     for (size_t done = 0; done < spanned;) {
         const size_t group = (row + done) % shape.groups;
         const size_t run = detent_min_size(spanned - done, shape.groups - group);
         DETENT_REAL(read_groups)
-        (reader->encoding, reader->grid, reader->absent, group, run, scales + done, zero_points + done);
+        (reader->encoding, reader->grid, reader->absent, group, run, (alone ? to->scale : scale) + done,
+         (alone ? to->zero_point : zero_point) + done);
         done += run;
     }
-    if (shape.inner == 1) return;
-    size_t end = shape.inner - at % shape.inner; /* of the group's run, counted from `at` */
-    for (size_t i = 0, group = 0; i < n; end += shape.inner, ++group)
-        for (const size_t stop = detent_min_size(n, end); i < stop; ++i) {
-            scale[i] = group_scale[group];
-            zero_point[i] = group_zero_point[group];
-        }
+    if (alone) return;
+    const size_t first_run = shape.inner - at % shape.inner;
+    DETENT_REAL(fill_runs)(scale, n, first_run, shape.inner, to->scale);
+    DETENT_REAL(fill_runs)(zero_point, n, first_run, shape.inner, to->zero_point);
 }
 
 static void DETENT_REAL(map_blocks)(int64_t begin, int64_t end, void *context)
@@ -84,7 +94,8 @@ static void DETENT_REAL(map_blocks)(int64_t begin, int64_t end, void *context)
     ENCODING_READER reader;
     DETENT_REAL(start_reader)(&reader, map->encoding, map->grid, map->absent);
     const real qmin = reader.grid.qmin, qmax = reader.grid.qmax;
-    real x_buffer[DETENT_BLOCK], y_buffer[DETENT_BLOCK], scale[DETENT_BLOCK], zero_point[DETENT_BLOCK];
+    real x_buffer[DETENT_BLOCK], y_buffer[DETENT_BLOCK];
+    DETENT_REAL(spread_encodings) each;
     uint8_t inside[DETENT_BLOCK];
     detent_block room;
 
@@ -99,9 +110,11 @@ static void DETENT_REAL(map_blocks)(int64_t begin, int64_t end, void *context)
         real *y = DETENT_REAL(detent_target)(map->y, map->y_dtype, at, y_buffer);
         if (map->before != NULL) map->before(y, at, n, map->before_context);
         if (narrow) {
-            DETENT_REAL(spread)(&reader, shape, at, n, scale, zero_point);
-            map->varying(x, y, n, scale, zero_point, qmin, qmax, map->activation);
-            if (map->mask != NULL) map->mask_varying(x, inside, n, scale, zero_point, qmin, qmax, map->activation);
+            DETENT_REAL(spread)(&reader, shape, at, n, &each);
+            if (map->mask != NULL)
+                map->masked_varying(x, y, inside, n, each.scale, each.zero_point, qmin, qmax, map->activation);
+            else
+                map->varying(x, y, n, each.scale, each.zero_point, qmin, qmax, map->activation);
         } else {
             for (size_t done = 0; done < n;) {
                 /* Whole groups, or what is left of one, or of the block. */
@@ -112,10 +125,12 @@ static void DETENT_REAL(map_blocks)(int64_t begin, int64_t end, void *context)
                 else
                     run = detent_min_size(run, n - done);
                 DETENT_REAL(read_rows)(&reader, group, rows);
-                map->rows(x + done, y + done, rows, run, reader.scale, reader.zero_point, qmin, qmax, map->activation);
                 if (map->mask != NULL)
-                    map->mask_rows(x + done, inside + done, rows, run, reader.scale, reader.zero_point, qmin, qmax,
-                                   map->activation);
+                    map->masked_rows(x + done, y + done, inside + done, rows, run, reader.scale, reader.zero_point,
+                                     qmin, qmax, map->activation);
+                else
+                    map->rows(x + done, y + done, rows, run, reader.scale, reader.zero_point, qmin, qmax,
+                              map->activation);
                 done += rows * run;
             }
         }
@@ -193,34 +208,38 @@ static void DETENT_REAL(reduce_wide)(const REDUCE *reduce, const detent_tile *ti
     }
 }
 
-/* Columns are summed over the rows of the tile first, in double. */
+/* Columns are summed over the rows of the tile first: sixteen rows in `real`, as a lane sums, then in double. */
 static void DETENT_REAL(reduce_narrow)(const REDUCE *reduce, const detent_tile *tile, DETENT_REAL(reduce_block) * block)
 {
     const detent_shape3 shape = reduce->shape;
     const size_t columns = (tile->group_end - tile->group_begin) * shape.inner;
     double *sums = reduce->partials + 2 * (tile->partial * shape.groups + tile->group_begin);
+    real *second_terms = reduce->with_second ? block->second : NULL;
     ENCODING_READER reader;
     DETENT_REAL(start_reader)(&reader, reduce->encoding, DETENT_REAL(detent_real_grid_of)(reduce->encoding), 0);
-    real scale[DETENT_BLOCK], zero_point[DETENT_BLOCK];
-    double first[DETENT_BLOCK], second[DETENT_BLOCK];
+    DETENT_REAL(spread_encodings) each;
+    double first[DETENT_BLOCK] = {0}, second[DETENT_BLOCK] = {0};
 
-    for (size_t i = 0; i < columns; ++i) first[i] = second[i] = 0;
-    DETENT_REAL(spread)(&reader, shape, tile->group_begin * shape.inner, columns, scale, zero_point);
-    for (size_t outer = tile->outer_begin; outer < tile->outer_end; ++outer) {
-        DETENT_REAL(open_block)
-        (reduce, block, (outer * shape.groups + tile->group_begin) * shape.inner, columns);
-        reduce->varying(block->grad_y, block->x, block->grad_x, block->first,
-                        reduce->with_second ? block->second : NULL, columns, scale, zero_point, reader.grid.qmin,
-                        reader.grid.qmax, reduce->activation);
-        DETENT_REAL(close_block)(reduce, block);
+    DETENT_REAL(spread)(&reader, shape, tile->group_begin * shape.inner, columns, &each);
+    for (size_t outer = tile->outer_begin; outer < tile->outer_end;) {
+        const size_t stop = detent_min_size(tile->outer_end, outer + DETENT_LANES);
+        for (size_t i = 0; i < columns; ++i) block->first[i] = block->second[i] = 0;
+        for (; outer < stop; ++outer) {
+            DETENT_REAL(open_block)
+            (reduce, block, (outer * shape.groups + tile->group_begin) * shape.inner, columns);
+            reduce->varying(block->grad_y, block->x, block->grad_x, block->first, second_terms, columns, each.scale,
+                            each.zero_point, reader.grid.qmin, reader.grid.qmax, reduce->activation);
+            DETENT_REAL(close_block)(reduce, block);
+        }
         DETENT_REAL(add_columns)(block->first, first, columns);
         if (reduce->with_second) DETENT_REAL(add_columns)(block->second, second, columns);
     }
-    for (size_t i = 0; i < columns; ++i) {
-        const size_t group = i / shape.inner;
-        if (i % shape.inner == 0) sums[2 * group] = sums[2 * group + 1] = 0;
-        sums[2 * group] += first[i];
-        sums[2 * group + 1] += second[i];
+    for (size_t i = 0; i < columns; sums += 2) {
+        sums[0] = sums[1] = 0;
+        for (const size_t end = i + shape.inner; i < end; ++i) {
+            sums[0] += first[i];
+            sums[1] += second[i];
+        }
     }
 }
 
@@ -235,24 +254,52 @@ static void DETENT_REAL(reduce_tiles)(int64_t begin, int64_t end, void *context)
     }
 }
 
-/* Partials of each group, in order, then LSQ's factor and, for a range, the chain rule. */
+/* sums[i] += more[i] */
+DETENT_CLONES static void DETENT_REAL(add_partials)(const double *restrict more, double *restrict sums, size_t n)
+{
+    for (size_t i = 0; i < n; ++i) sums[i] += more[i];
+}
+
+/* n groups from the first on: LSQ's factor and, for a range, the chain rule. */
+DETENT_CLONES static void DETENT_REAL(store_sums)(const REDUCE *reduce, size_t first, size_t n,
+                                                  const double *restrict sums)
+{
+    const double factor = reduce->gradient_scale;
+    real *restrict grad_first = reduce->grad_first + first;
+    if (reduce->encoding->scale != NULL) {
+        for (size_t i = 0; i < n; ++i) grad_first[i] = (real)(sums[2 * i] * factor);
+        if (reduce->grad_second == NULL) return;
+        real *restrict grad_second = reduce->grad_second + first;
+        for (size_t i = 0; i < n; ++i) grad_second[i] = (real)(sums[2 * i + 1] * factor);
+    } else {
+        const DETENT_REAL(detent_real_grid) grid = DETENT_REAL(detent_real_grid_of)(reduce->encoding);
+        const real *restrict min = (const real *)reduce->encoding->min + first, *restrict max =
+                                                                                    (const real *)
+                                                                                        reduce->encoding->max +
+                                                                                    first;
+        real *restrict grad_second = reduce->grad_second + first;
+        for (size_t i = 0; i < n; ++i) {
+            double grad_min, grad_max;
+            DETENT_REAL(detent_range_bwd)(sums[2 * i], sums[2 * i + 1], min[i], max[i], grid, &grad_min, &grad_max);
+            grad_first[i] = (real)(grad_min * factor);
+            grad_second[i] = (real)(grad_max * factor);
+        }
+    }
+}
+
+/* Partials of each group, in order. */
 static void DETENT_REAL(finish_groups)(int64_t begin, int64_t end, void *context)
 {
     const REDUCE *reduce = context;
     const detent_tiles tiles = detent_tiles_of(reduce->shape);
-    const detent_encoding *encoding = reduce->encoding;
-    const DETENT_REAL(detent_real_grid) grid = DETENT_REAL(detent_real_grid_of)(encoding);
-    for (size_t group = (size_t)begin; group < (size_t)end; ++group) {
-        double first = 0, second = 0;
-        for (size_t row = 0; row < detent_partial_rows(&tiles); ++row) {
-            first += reduce->partials[2 * (row * reduce->shape.groups + group)];
-            second += reduce->partials[2 * (row * reduce->shape.groups + group) + 1];
-        }
-        if (encoding->scale == NULL) DETENT_REAL(detent_range_bwd)
-        (first, second, ((const real *)encoding->min)[group], ((const real *)encoding->max)[group], grid, &first,
-         &second);
-        reduce->grad_first[group] = (real)(first * reduce->gradient_scale);
-        if (reduce->grad_second != NULL) reduce->grad_second[group] = (real)(second * reduce->gradient_scale);
+    const size_t rows = detent_partial_rows(&tiles);
+    double sums[2 * DETENT_BLOCK];
+    for (size_t first = (size_t)begin; first < (size_t)end; first += DETENT_BLOCK) {
+        const size_t n = detent_min_size(DETENT_BLOCK, (size_t)end - first);
+        memset(sums, 0, sizeof sums);
+        for (size_t row = 0; row < rows; ++row)
+            DETENT_REAL(add_partials)(reduce->partials + 2 * (row * reduce->shape.groups + first), sums, 2 * n);
+        DETENT_REAL(store_sums)(reduce, first, n, sums);
     }
 }
 
@@ -260,7 +307,8 @@ void DETENT_REAL(detent_reduce_run)(const REDUCE *reduce, detent_parallel_for pa
 {
     const detent_tiles tiles = detent_tiles_of(reduce->shape);
     detent_run(parallel, detent_tile_count(&tiles), 1, DETENT_REAL(reduce_tiles), (void *)reduce);
-    detent_run(parallel, reduce->shape.groups, TILE, DETENT_REAL(finish_groups), (void *)reduce);
+    const size_t enough = detent_max_size(DETENT_BLOCK, TILE / detent_max_size(1, detent_partial_rows(&tiles)));
+    detent_run(parallel, reduce->shape.groups, enough, DETENT_REAL(finish_groups), (void *)reduce);
 }
 
 #undef ENCODING_READER

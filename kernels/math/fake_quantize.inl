@@ -23,12 +23,6 @@ static DETENT_HD int DETENT_REAL(detent_activation_passes)(real x, DETENT_REAL_T
     return (x > to.low) & (x < to.high);
 }
 
-/* What the mask is asked for: NaN, which is on no grid, where nothing passes. */
-static DETENT_HD real DETENT_REAL(detent_activation_mask_one)(real x, DETENT_REAL_TYPE(detent_interval) to)
-{
-    return DETENT_REAL(detent_activation_passes)(x, to) ? x : (real)NAN;
-}
-
 static DETENT_HD real DETENT_REAL(detent_activation_bwd_one)(real g, real x, DETENT_REAL_TYPE(detent_interval) to)
 {
     return DETENT_REAL(detent_activation_passes)(x, to) ? g : (real)0;

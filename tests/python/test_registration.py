@@ -16,7 +16,8 @@ LIBRARIES = Path(_library.__file__).parent / "lib"
 SCHEMAS = {
     "fake_quantize": (
         "(Tensor x, Tensor scale, Tensor? zero_point, int qmin, int qmax, int? axis=None, int[]? "
-        "block_size=None, float grad_scale=1., float? activation_min=None, float? activation_max=None) -> Tensor"
+        "block_size=None, float grad_scale=1., float? activation_min=None, float? activation_max=None, Tensor? "
+        "residual=None) -> Tensor"
     ),
     "fake_quantize_stochastic": (
         "(Tensor x, Tensor scale, Tensor? zero_point, Tensor random, int qmin, int qmax, int? axis=None, int[]? "
@@ -24,7 +25,12 @@ SCHEMAS = {
     ),
     "fake_quantize_mask": (
         "(Tensor x, Tensor scale, Tensor? zero_point, int qmin, int qmax, int? axis=None, int[]? "
-        "block_size=None, float? activation_min=None, float? activation_max=None) -> (Tensor y, Tensor mask)"
+        "block_size=None, float? activation_min=None, float? activation_max=None, Tensor? residual=None) -> (Tensor "
+        "y, Tensor mask)"
+    ),
+    "fake_quantize_sum": (
+        "(Tensor x, Tensor residual, Tensor scale, Tensor? zero_point, int qmin, int qmax, int? axis=None, int[]? "
+        "block_size=None, float? activation_min=None, float? activation_max=None) -> (Tensor y, Tensor sum)"
     ),
     "fake_quantize_backward": (
         "(Tensor grad_y, Tensor x, Tensor scale, Tensor? zero_point, int qmin, int qmax, int? axis=None, "
@@ -33,12 +39,18 @@ SCHEMAS = {
     ),
     "fake_quantize_range": (
         "(Tensor x, Tensor min, Tensor max, int qmin, int qmax, bool symmetric, int? zero_point=None, int? "
-        "axis=None, int[]? block_size=None, float? activation_min=None, float? activation_max=None) -> Tensor"
+        "axis=None, int[]? block_size=None, float? activation_min=None, float? activation_max=None, Tensor? "
+        "residual=None) -> Tensor"
     ),
     "fake_quantize_range_mask": (
         "(Tensor x, Tensor min, Tensor max, int qmin, int qmax, bool symmetric, int? zero_point=None, int? "
-        "axis=None, int[]? block_size=None, float? activation_min=None, float? activation_max=None) -> (Tensor y, "
-        "Tensor mask)"
+        "axis=None, int[]? block_size=None, float? activation_min=None, float? activation_max=None, Tensor? "
+        "residual=None) -> (Tensor y, Tensor mask)"
+    ),
+    "fake_quantize_range_sum": (
+        "(Tensor x, Tensor residual, Tensor min, Tensor max, int qmin, int qmax, bool symmetric, int? "
+        "zero_point=None, int? axis=None, int[]? block_size=None, float? activation_min=None, float? "
+        "activation_max=None) -> (Tensor y, Tensor sum)"
     ),
     "fake_quantize_range_backward": (
         "(Tensor grad_y, Tensor x, Tensor min, Tensor max, int qmin, int qmax, bool symmetric, int? "

@@ -131,7 +131,7 @@ class Calls(Caller):
 
     def deferred(self, operator: Operator, args: tuple, kwargs: dict, reader: tuple[str, ...]) -> Tensor | None:
         """What stands for a sum that is put off until ``reader`` has it; ``None`` where it has to be made."""
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        if torch.compiler.is_compiling():
             return None
         summands = summands_of(operator, args, kwargs)
         if summands is None or not reader_takes_sums(self.owner, reader):

@@ -31,7 +31,8 @@ def custom_functions() -> int:
 def summable(x, residual) -> bool:
     """Whether the operators' sum of these two is, in bits and strides, that of ``x + residual``."""
     return (
-        type(x) is Tensor
+        not torch.jit.is_tracing()
+        and type(x) is Tensor
         and type(residual) is Tensor
         and x.dtype == residual.dtype
         and x.is_floating_point()

@@ -1,4 +1,4 @@
-"""A simulation computes a residual sum, the ReLU that reads it and their quantizer in one pass, whatever a forward does."""
+"""A residual sum, the ReLU that reads it and their quantizer are one pass of a simulation, whatever a forward does."""
 
 import copy
 import pickle
@@ -153,6 +153,14 @@ def end_written_after(self, out, x):
     return y * held + x
 
 
+def end_beside_a_function(self, out, x):
+    out = out + x
+    x = Scaled.apply(x)
+    held = self.relu(out) + x
+    y = self.relu(held)
+    return Scaled.apply(y) * held
+
+
 def end_looked_at(self, out, x):
     out = out + x
     self.seen = out.tolist(), out.shape, out.requires_grad
@@ -189,8 +197,8 @@ def end_reentrant(self, out, x):
 LOOKED_AT = {
     end.__name__: end
     for end in (
-        end_held, end_held_over, end_kept, end_aliased, end_written, end_written_after, end_looked_at, end_tensor_hook,
-        end_without_gradient, end_checkpoint, end_reentrant,
+        end_held, end_held_over, end_kept, end_aliased, end_written, end_written_after, end_beside_a_function,
+        end_looked_at, end_tensor_hook, end_without_gradient, end_checkpoint, end_reentrant,
     )
 }  # fmt: skip
 

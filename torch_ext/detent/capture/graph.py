@@ -209,7 +209,7 @@ class _Recorder(TorchFunctionMode):
     def _operator(self, func, operator: Operator, args: tuple, kwargs: dict, constant: bool):
         frame = self.frames[-1]
         event = Event(frame.path, self._site(operator), frame.use, operator.onnx_op, operator, constant=constant)
-        event.caller, event.inside = (frame.path, frame.use), custom_functions()
+        event.caller, event.inside = (frame.path, frame.use), len(custom_functions())
         singular = pole(func, operator, args)
         for slot, value in arguments(operator, args, kwargs):
             if is_quantizable(value):
@@ -265,7 +265,7 @@ class _Recorder(TorchFunctionMode):
                 frame.use = self._use(path, outer)
                 if leaf:
                     frame.event = event = Event(path, None, frame.use, SLOTS[type(module)].onnx_op)
-                    event.caller, event.inside = outer and (outer.path, outer.use), custom_functions()
+                    event.caller, event.inside = outer and (outer.path, outer.use), len(custom_functions())
                     frame.input = args[0] if args else next(iter(kwargs.values()), None)
                     self._leaf_reads(frame.event, type(module), args, kwargs)
             self.frames.append(frame)

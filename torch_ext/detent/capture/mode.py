@@ -125,7 +125,7 @@ class Calls(Caller):
 
     def _gives_sum_to(self, operator: Operator, args: tuple, kwargs: dict) -> bool:
         """Whether a call is an activation of the very sum that was put off, which it does not write over."""
-        if operator.bounds is None or operator.in_place or kwargs.get("inplace") is True:
+        if operator.bounds is None or operator.in_place or len(args) + len(kwargs) > 1:
             return False
         return self.sum.awaits(args[0] if args else kwargs.get("input"))
 

@@ -88,7 +88,7 @@ def parameters_of(model: nn.Module):
 class ActivationQuantizers(nn.Module):
     """What has ``input_quantizers`` and ``output_quantizers``; an entry that is ``None`` leaves its tensor as it is."""
 
-    _fuses = True  # an activation and its output quantizer are one pass, where that is exact
+    _fuses = True  # a sum, an activation and its output quantizer are one pass, where that is exact
     _exact = (False, False)  # for a leaf whose activation works not in place, and in place
 
     def quantizers(self):

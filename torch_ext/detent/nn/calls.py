@@ -97,7 +97,7 @@ def caller() -> Caller | None:
 def leaf_forward(inner, float_forward):
     """A leaf's forward: ``inner(self, at, ...)`` outside its caller's mode; ``at`` holds the quantizers of this use.
 
-    An ``inner`` that has an attribute ``bounds`` is given a sum that its input stands for, as a keyword argument ``sum``.
+    An ``inner`` that has an attribute ``bounds`` is given the sum that its input stands for, as keyword ``sum``.
     """
     bounds = getattr(inner, "bounds", None)
 

@@ -19,13 +19,14 @@ _APPLY = str(Path(torch.autograd.__file__).parent / "function.py")
 _is_hooked = nn.modules.module._has_any_global_hook
 
 
-def custom_functions() -> int:
-    """How many ``torch.autograd.Function`` are running, one inside the other."""
-    count, frame = 0, sys._getframe(1)
+def custom_functions() -> list[tuple]:
+    """What each ``torch.autograd.Function`` that is running was given, the innermost first."""
+    found, frame = [], sys._getframe(1)
     while frame is not None:
-        count += frame.f_code.co_name == "apply" and frame.f_code.co_filename == _APPLY
+        if frame.f_code.co_name == "apply" and frame.f_code.co_filename == _APPLY:
+            found.append(frame.f_locals.get("args", ()))
         frame = frame.f_back
-    return count
+    return found
 
 
 def summable(x, residual) -> bool:
@@ -63,10 +64,10 @@ def reader_takes_sums(owner: nn.Module, path: tuple[str, ...]) -> bool:
 class DeferredSum:
     """``x + residual`` that nobody has needed yet.
 
-    ``token`` stands for it: a new tensor without its numbers, or ``x`` itself where the sum is written there. The caller's
-    mode holds this until the next thing happens there. If that is the activation, it takes the two tensors and the sum is
-    never made, unless somebody still holds the token when the next thing happens after it. Whatever else it is, the sum
-    is made first, in the token.
+    A token stands for it: a new tensor without its numbers, or ``x`` itself where the sum is to be written there. The
+    mode of the caller holds this until the next thing happens there. If that is the activation, it takes the two
+    tensors, and the sum is never made unless somebody still holds the token when the next thing happens after it.
+    Whatever else it is, the sum is made first, in the token.
     """
 
     def __init__(self, x: Tensor, residual: Tensor, in_place: bool):
@@ -100,11 +101,10 @@ class DeferredSum:
         bounds: tuple[float | None, float | None],
         then: Callable[[Tensor], object] | None = None,
     ) -> Tensor | None:
-        """The sum held to ``bounds`` and through the output quantizer of ``module``; ``None`` where it takes two passes.
+        """The sum held to ``bounds`` and through the output quantizer of ``module``; ``None`` where it takes several.
 
         ``then`` is what the activation does to the tensor that it is given, if it works in place.
         """
-        self._check_gradient()
         if self._modes != _modes():
             return None
         x = self._stands() if self._x is None else self._x
@@ -116,7 +116,7 @@ class DeferredSum:
         """Make the token what it stands for, if anybody holds it."""
         token = self._stands()
         if token is not None and self._residual is not None:
-            self._check_gradient()
+            self._check_gradient(token)
             inference, gradient = self._modes
             with torch._C.DisableTorchFunction(), torch.inference_mode(inference), torch.set_grad_enabled(gradient):
                 if self._x is None:
@@ -127,13 +127,15 @@ class DeferredSum:
                     self._then(token)
         self._x = self._residual = self._then = None
 
-    def _check_gradient(self) -> None:
-        """A torch.autograd.Function has asked for the gradient's way before its forward runs, and a token has none."""
-        if self._modes[1] and not torch.is_grad_enabled() and custom_functions():
+    def _check_gradient(self, token: Tensor) -> None:
+        """A torch.autograd.Function has asked for the way of the gradient before its forward runs: a token has none."""
+        if not self._modes[1] or torch.is_grad_enabled():
+            return
+        if any(token is given for arguments in custom_functions() for given in arguments):
             raise RuntimeError(
-                "a sum that the sim computes together with an activation was given to a torch.autograd.Function, which the "
-                "sample did not do: its gradient would be lost. Build the sim from a sample that takes this path, or set "
-                "sim.fuse_activations = False."
+                "a sum that the sim computes together with an activation was given to a torch.autograd.Function, which "
+                "the sample did not do: its gradient would be lost. Build the sim from a sample that takes this path, "
+                "or set sim.fuse_activations = False."
             )
 
 

@@ -94,29 +94,35 @@ DETENT_CLONES static void DETENT_REAL(observe_rows)(const real *restrict x, size
 
 /* Of a narrow tile, what its columns saw; of a wide one, what the rows of a block did. */
 typedef struct DETENT_REAL(columns) {
-    real min[DETENT_BLOCK], max[DETENT_BLOCK];
-    int32_t ignored[DETENT_BLOCK];
+    real min[DETENT_COLUMNS], max[DETENT_COLUMNS];
+    int32_t ignored[DETENT_COLUMNS];
 } DETENT_REAL(columns);
 
 static void DETENT_REAL(observe_narrow)(const JOB *job, const detent_tile *tile, STATISTICS *row)
 {
     const detent_shape3 shape = job->shape;
-    const size_t n = (tile->group_end - tile->group_begin) * shape.inner;
-    DETENT_REAL(columns) columns;
+    const detent_columns columns = detent_columns_of(tile, shape);
+    DETENT_REAL(columns) seen;
     real buffer[DETENT_BLOCK];
-    for (size_t i = 0; i < n; ++i) {
-        columns.min[i] = (real)INFINITY;
-        columns.max[i] = -(real)INFINITY;
-        columns.ignored[i] = 0;
+    for (size_t i = 0; i < columns.width; ++i) {
+        seen.min[i] = (real)INFINITY;
+        seen.max[i] = -(real)INFINITY;
+        seen.ignored[i] = 0;
     }
-    for (size_t outer = tile->outer_begin; outer < tile->outer_end; ++outer) {
+    for (size_t outer = tile->outer_begin; outer < tile->outer_end; outer += columns.fold) {
         const size_t at = (outer * shape.groups + tile->group_begin) * shape.inner;
-        DETENT_REAL(add_row)
-        (DETENT_REAL(detent_read)(job->x, job->dtype, at, n, buffer), n, (real)detent_counting_limit(job->dtype),
-         columns.min, columns.max, columns.ignored);
+        const size_t width = detent_width_at(&columns, tile, outer);
+        for (size_t i = 0; i < width; i += DETENT_BLOCK) {
+            const size_t n = detent_min_size(DETENT_BLOCK, width - i);
+            DETENT_REAL(add_row)
+            (DETENT_REAL(detent_read)(job->x, job->dtype, at + i, n, buffer), n,
+             (real)detent_counting_limit(job->dtype), seen.min + i, seen.max + i, seen.ignored + i);
+        }
     }
-    for (size_t i = 0; i < n; ++i) DETENT_REAL(join)
-    (&row[tile->group_begin + i / shape.inner], columns.min[i], columns.max[i], columns.ignored[i]);
+    const size_t groups = tile->group_end - tile->group_begin;
+    for (size_t i = 0, group = 0; i < columns.width; group = group + 1 == groups ? 0 : group + 1)
+        for (const size_t end = i + shape.inner; i < end; ++i)
+            DETENT_REAL(join)(&row[tile->group_begin + group], seen.min[i], seen.max[i], seen.ignored[i]);
 }
 
 static void DETENT_REAL(observe_wide)(const JOB *job, const detent_tile *tile, STATISTICS *row)

@@ -8,6 +8,9 @@
 /* Elements a tile should hold: enough to pay for its start, few enough that two cores share a layer evenly. */
 enum { TILE = 16384 };
 
+/* Rows a narrow tile should have: its columns leave two sums each, whatever the number of rows. */
+enum { NARROW_ROWS = 64 };
+
 /* Groups of sixteen or more that a block may hold. */
 enum { ROWS = DETENT_BLOCK / DETENT_LANES };
 
@@ -16,11 +19,12 @@ detent_tiles detent_tiles_of(detent_shape3 shape)
     detent_tiles tiles = {0};
     if (shape.outer == 0 || shape.groups == 0 || shape.inner == 0) return tiles;
     tiles.narrow = shape.inner < DETENT_LANES;
-    const size_t wanted = tiles.narrow ? DETENT_BLOCK : TILE;
+    const size_t wanted = tiles.narrow ? DETENT_COLUMNS : TILE;
     tiles.inner_step = detent_min_size(shape.inner, wanted);
     tiles.group_step = shape.inner > wanted ? 1 : detent_min_size(shape.groups, wanted / tiles.inner_step);
-    tiles.group_step = detent_min_size(tiles.group_step, DETENT_BLOCK);
-    tiles.outer_step = detent_min_size(shape.outer, detent_max_size(1, TILE / (tiles.group_step * tiles.inner_step)));
+    tiles.group_step = detent_min_size(tiles.group_step, tiles.narrow ? DETENT_COLUMNS : DETENT_BLOCK);
+    const size_t rows = TILE / (tiles.group_step * tiles.inner_step);
+    tiles.outer_step = detent_min_size(shape.outer, detent_max_size(tiles.narrow ? NARROW_ROWS : 1, rows));
     tiles.outer_count = detent_ceil_div(shape.outer, tiles.outer_step);
     tiles.group_count = detent_ceil_div(shape.groups, tiles.group_step);
     tiles.inner_count = detent_ceil_div(shape.inner, tiles.inner_step);

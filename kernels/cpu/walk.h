@@ -5,15 +5,20 @@
  *         that depends on the shape alone, added up in order afterwards; so threads cannot change a bit
  *
  * Families bring the loops (loops.h): `rows` over whole groups or a piece of one, `varying` where each element has its
- * own scale (groups shorter than sixteen, whose encodings are laid out side by side first). */
+ * own scale (groups shorter than sixteen, whose encodings are laid out side by side first: all of them at once, if they
+ * are not too many). */
 #ifndef DETENT_CPU_WALK_H
 #define DETENT_CPU_WALK_H
 
 #include "../math/encode.h"
 #include "loops.h"
 
+/* Elements of groups shorter than sixteen that have their encodings side by side, and that a tile of such groups sums
+ * up as columns. */
+enum { DETENT_TABLE = 2048, DETENT_COLUMNS = 1024 };
+
 /* The tiles of a reduction. Steps are the extent of one tile, counts how many there are; with `narrow`, for groups
- * shorter than sixteen, a tile's group_step * inner columns fit one block. */
+ * shorter than sixteen, a tile's group_step * inner columns are at most DETENT_COLUMNS. */
 typedef struct detent_tiles {
     size_t outer_step, group_step, inner_step;
     size_t outer_count, group_count, inner_count;
@@ -34,6 +39,26 @@ static inline size_t detent_tile_count(const detent_tiles *tiles)
 static inline size_t detent_partial_rows(const detent_tiles *tiles)
 {
     return tiles->outer_count * tiles->inner_count;
+}
+
+/* How a narrow tile is gone through: `width` elements at a time, the columns of `fold` rows, which follow each other in
+ * memory where there is more than one. */
+typedef struct detent_columns {
+    size_t each, fold, width;
+} detent_columns;
+
+static inline detent_columns detent_columns_of(const detent_tile *tile, detent_shape3 shape)
+{
+    const size_t each = (tile->group_end - tile->group_begin) * shape.inner;
+    const int whole = tile->group_end - tile->group_begin == shape.groups;
+    const size_t rows = tile->outer_end - tile->outer_begin;
+    const size_t fold = whole ? detent_min_size(rows, detent_max_size(1, DETENT_BLOCK / each)) : 1;
+    return (detent_columns){each, fold, fold * each};
+}
+/* The same from row `outer` on: fewer rows may be left. */
+static inline size_t detent_width_at(const detent_columns *columns, const detent_tile *tile, size_t outer)
+{
+    return detent_min_size(columns->fold, tile->outer_end - outer) * columns->each;
 }
 
 /* 16 bytes a group and partial row: the workspace of every reduction over two doubles. */

@@ -53,7 +53,7 @@ static inline void DETENT_REAL(read_rows)(ENCODING_READER *reader, size_t first,
 /* Scales and zero points of elements, side by side. Each is written as sixteen, more than any run here, and what is too
  * many written over by the next: hence the room at the end. */
 typedef struct DETENT_REAL(spread_encodings) {
-    real scale[DETENT_BLOCK + DETENT_LANES], zero_point[DETENT_BLOCK + DETENT_LANES];
+    real scale[DETENT_TABLE + DETENT_BLOCK + DETENT_LANES], zero_point[DETENT_TABLE + DETENT_BLOCK + DETENT_LANES];
 } DETENT_REAL(spread_encodings);
 
 DETENT_CLONES static void DETENT_REAL(fill_runs)(const real *restrict values, size_t n, size_t first_run, size_t run,
@@ -63,13 +63,14 @@ DETENT_CLONES static void DETENT_REAL(fill_runs)(const real *restrict values, si
         for (size_t i = 0; i < DETENT_LANES; ++i) to[at + i] = values[group];
 }
 
-/* Those of n elements from flat index `at`. */
+/* Those of n elements from flat index `at`, which is 0 where they repeat themselves. */
 static void DETENT_REAL(spread)(const ENCODING_READER *reader, detent_shape3 shape, size_t at, size_t n,
                                 DETENT_REAL(spread_encodings) * to)
 {
-    real scale[DETENT_BLOCK], zero_point[DETENT_BLOCK];
-    const size_t row = at / shape.inner, spanned = (at + n - 1) / shape.inner - row + 1;
+    const size_t distinct = detent_min_size(n, shape.groups * shape.inner);
+    const size_t row = at / shape.inner, spanned = (at + distinct - 1) / shape.inner - row + 1;
     const int alone = shape.inner == 1;
+    real scale[DETENT_TABLE / 2 + 2], zero_point[DETENT_TABLE / 2 + 2];
 
     for (size_t done = 0; done < spanned;) {
         const size_t group = (row + done) % shape.groups;
@@ -79,10 +80,16 @@ static void DETENT_REAL(spread)(const ENCODING_READER *reader, detent_shape3 sha
          (alone ? to->zero_point : zero_point) + done);
         done += run;
     }
-    if (alone) return;
-    const size_t first_run = shape.inner - at % shape.inner;
-    DETENT_REAL(fill_runs)(scale, n, first_run, shape.inner, to->scale);
-    DETENT_REAL(fill_runs)(zero_point, n, first_run, shape.inner, to->zero_point);
+    if (!alone) {
+        const size_t first_run = shape.inner - at % shape.inner;
+        DETENT_REAL(fill_runs)(scale, distinct, first_run, shape.inner, to->scale);
+        DETENT_REAL(fill_runs)(zero_point, distinct, first_run, shape.inner, to->zero_point);
+    }
+    for (size_t done = distinct; done < n; done *= 2) {
+        const size_t more = detent_min_size(done, n - done);
+        memcpy(to->scale + done, to->scale, more * sizeof(real));
+        memcpy(to->zero_point + done, to->zero_point, more * sizeof(real));
+    }
 }
 
 static void DETENT_REAL(map_blocks)(int64_t begin, int64_t end, void *context)
@@ -95,9 +102,11 @@ static void DETENT_REAL(map_blocks)(int64_t begin, int64_t end, void *context)
     DETENT_REAL(start_reader)(&reader, map->encoding, map->grid, map->absent);
     const real qmin = reader.grid.qmin, qmax = reader.grid.qmax;
     real x_buffer[DETENT_BLOCK], y_buffer[DETENT_BLOCK];
-    DETENT_REAL(spread_encodings) each;
     uint8_t inside[DETENT_BLOCK];
     detent_block room;
+    const size_t period = shape.groups * shape.inner;
+    DETENT_REAL(spread_encodings) each;
+    if (narrow && period <= DETENT_TABLE) DETENT_REAL(spread)(&reader, shape, 0, period + DETENT_BLOCK, &each);
 
     for (size_t at = (size_t)begin * DETENT_BLOCK; at < detent_min_size(total, (size_t)end * DETENT_BLOCK);
          at += DETENT_BLOCK) {
@@ -110,11 +119,13 @@ static void DETENT_REAL(map_blocks)(int64_t begin, int64_t end, void *context)
         real *y = DETENT_REAL(detent_target)(map->y, map->y_dtype, at, y_buffer);
         if (map->before != NULL) map->before(y, at, n, map->before_context);
         if (narrow) {
-            DETENT_REAL(spread)(&reader, shape, at, n, &each);
+            if (period > DETENT_TABLE) DETENT_REAL(spread)(&reader, shape, at, n, &each);
+            const size_t phase = period > DETENT_TABLE ? 0 : at % period;
+            const real *scale = each.scale + phase, *zero_point = each.zero_point + phase;
             if (map->mask != NULL)
-                map->masked_varying(x, y, inside, n, each.scale, each.zero_point, qmin, qmax, map->activation);
+                map->masked_varying(x, y, inside, n, scale, zero_point, qmin, qmax, map->activation);
             else
-                map->varying(x, y, n, each.scale, each.zero_point, qmin, qmax, map->activation);
+                map->varying(x, y, n, scale, zero_point, qmin, qmax, map->activation);
         } else {
             for (size_t done = 0; done < n;) {
                 /* Whole groups, or what is left of one, or of the block. */
@@ -208,39 +219,42 @@ static void DETENT_REAL(reduce_wide)(const REDUCE *reduce, const detent_tile *ti
     }
 }
 
-/* Columns are summed over the rows of the tile first: sixteen rows in `real`, as a lane sums, then in double. */
+/* Columns are summed over the rows of the tile first: sixteen times in `real`, as a lane sums, then in double. */
 static void DETENT_REAL(reduce_narrow)(const REDUCE *reduce, const detent_tile *tile, DETENT_REAL(reduce_block) * block)
 {
     const detent_shape3 shape = reduce->shape;
-    const size_t columns = (tile->group_end - tile->group_begin) * shape.inner;
+    const detent_columns columns = detent_columns_of(tile, shape);
     double *sums = reduce->partials + 2 * (tile->partial * shape.groups + tile->group_begin);
-    real *second_terms = reduce->with_second ? block->second : NULL;
     ENCODING_READER reader;
     DETENT_REAL(start_reader)(&reader, reduce->encoding, DETENT_REAL(detent_real_grid_of)(reduce->encoding), 0);
     DETENT_REAL(spread_encodings) each;
-    double first[DETENT_BLOCK] = {0}, second[DETENT_BLOCK] = {0};
+    real first_terms[DETENT_COLUMNS], second_terms[DETENT_COLUMNS];
+    double first[DETENT_COLUMNS] = {0}, second[DETENT_COLUMNS] = {0};
 
-    DETENT_REAL(spread)(&reader, shape, tile->group_begin * shape.inner, columns, &each);
+    DETENT_REAL(spread)(&reader, shape, tile->group_begin * shape.inner, columns.width, &each);
     for (size_t outer = tile->outer_begin; outer < tile->outer_end;) {
-        const size_t stop = detent_min_size(tile->outer_end, outer + DETENT_LANES);
-        for (size_t i = 0; i < columns; ++i) block->first[i] = block->second[i] = 0;
-        for (; outer < stop; ++outer) {
-            DETENT_REAL(open_block)
-            (reduce, block, (outer * shape.groups + tile->group_begin) * shape.inner, columns);
-            reduce->varying(block->grad_y, block->x, block->grad_x, block->first, second_terms, columns, each.scale,
-                            each.zero_point, reader.grid.qmin, reader.grid.qmax, reduce->activation);
-            DETENT_REAL(close_block)(reduce, block);
+        for (size_t i = 0; i < columns.width; ++i) first_terms[i] = second_terms[i] = 0;
+        for (size_t turn = 0; turn < DETENT_LANES && outer < tile->outer_end; ++turn, outer += columns.fold) {
+            const size_t at = (outer * shape.groups + tile->group_begin) * shape.inner;
+            const size_t width = detent_width_at(&columns, tile, outer);
+            for (size_t i = 0; i < width; i += DETENT_BLOCK) {
+                DETENT_REAL(open_block)(reduce, block, at + i, detent_min_size(DETENT_BLOCK, width - i));
+                reduce->varying(block->grad_y, block->x, block->grad_x, first_terms + i,
+                                reduce->with_second ? second_terms + i : NULL, block->n, each.scale + i,
+                                each.zero_point + i, reader.grid.qmin, reader.grid.qmax, reduce->activation);
+                DETENT_REAL(close_block)(reduce, block);
+            }
         }
-        DETENT_REAL(add_columns)(block->first, first, columns);
-        if (reduce->with_second) DETENT_REAL(add_columns)(block->second, second, columns);
+        DETENT_REAL(add_columns)(first_terms, first, columns.width);
+        if (reduce->with_second) DETENT_REAL(add_columns)(second_terms, second, columns.width);
     }
-    for (size_t i = 0; i < columns; sums += 2) {
-        sums[0] = sums[1] = 0;
+    const size_t groups = tile->group_end - tile->group_begin;
+    for (size_t i = 0; i < 2 * groups; ++i) sums[i] = 0;
+    for (size_t i = 0, group = 0; i < columns.width; group = group + 1 == groups ? 0 : group + 1)
         for (const size_t end = i + shape.inner; i < end; ++i) {
-            sums[0] += first[i];
-            sums[1] += second[i];
+            sums[2 * group] += first[i];
+            sums[2 * group + 1] += second[i];
         }
-    }
 }
 
 static void DETENT_REAL(reduce_tiles)(int64_t begin, int64_t end, void *context)

@@ -24,8 +24,8 @@ from ..nn.sums import summable
 from .composites import BODIES
 
 __all__ = [
-    "KEEP_AXES", "NOISE", "WRITERS", "Operator", "arguments", "carries_floats", "find", "is_quantizable", "pole",
-    "replaced", "summands_of",
+    "KEEP_AXES", "NOISE", "WRITERS", "Operator", "activates", "arguments", "carries_floats", "find", "is_quantizable",
+    "pole", "replaced", "summands_of",
 ]  # fmt: skip
 
 
@@ -291,6 +291,12 @@ def summands_of(operator: Operator, args: tuple, kwargs: dict) -> tuple[Tensor, 
         return None
     x, residual = (*args, *(kwargs[name] for name in ("input", "other") if name in kwargs))
     return (x, residual) if summable(x, residual) else None
+
+
+def activates(operator: Operator, args: tuple, kwargs: dict) -> bool:
+    """Whether a call holds its input to bounds and leaves it as it is."""
+    in_place = operator.in_place or len(args) > 1 or kwargs.get("inplace")
+    return operator.bounds is not None and not in_place
 
 
 def carries_floats(values) -> bool:

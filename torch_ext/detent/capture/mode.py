@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..nn.base import QuantizedModule, Use, entries
 from ..nn.calls import Caller, caller, pop, push
 from ..nn.sums import DeferredSum, reader_takes_sums
-from .functions import Operator, carries_floats, find, summands_of
+from .functions import Operator, activates, carries_floats, find, summands_of
 from .lines import Line, calling_line, shown
 from .sites import CallSite
 
@@ -104,7 +104,7 @@ class Calls(Caller):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = {} if kwargs is None else kwargs
         operator = None if self.execution is None or kwargs.get("out") is not None else find(func)
-        if self.sum is not None and not (operator is not None and self._gives_sum_to(operator, args, kwargs)):
+        if self.sum is not None and not (operator is not None and self._given_sum(operator, args, kwargs)):
             self.settle()
         if operator is None or (operator.moves and operator.name not in self.capture.moved):
             if torch.compiler.is_compiling() and args and isinstance(args[0], FunctionType):
@@ -123,11 +123,9 @@ class Calls(Caller):
         token = None if reader is None else self.deferred(operator, args, kwargs, reader)
         return func(*args, **kwargs) if token is None else token
 
-    def _gives_sum_to(self, operator: Operator, args: tuple, kwargs: dict) -> bool:
-        """Whether a call is an activation of the very sum that was put off, which it does not write over."""
-        if operator.bounds is None or operator.in_place or len(args) + len(kwargs) > 1:
-            return False
-        return self.sum.awaits(args[0] if args else kwargs.get("input"))
+    def _given_sum(self, operator: Operator, args: tuple, kwargs: dict) -> bool:
+        """Whether a call is an activation of the very sum that was put off."""
+        return activates(operator, args, kwargs) and self.sum.awaits(args[0] if args else kwargs.get("input"))
 
     def deferred(self, operator: Operator, args: tuple, kwargs: dict, reader: tuple[str, ...]) -> Tensor | None:
         """What stands for a sum that is put off until ``reader`` has it; ``None`` where it has to be made."""

@@ -163,15 +163,17 @@ class _Installer:
             site.input_quantizers[slot] = quantizer
 
     def _sum(self, event: Event) -> None:
-        """A sum that an activation alone reads, in the same forward: it is put off until then."""
+        """A sum that an activation alone reads, next and in the same forward: it is put off until then."""
         owner, reader = self.modules[event.path], only_reader(event)
-        if reader is None or reader.caller != event.caller or reader.inside != event.inside:
+        if reader is None or event.held or reader.moment != event.moment + 1:
+            return
+        if reader.caller != event.caller or reader.inside != event.inside:
             return
         if not isinstance(owner, Captured) or any(isinstance(m, torch.jit.ScriptModule) for m in owner.modules()):
             return  # torch shows to no mode what scripted code reads
         prefix = f"{event.path}." if event.path else ""
         if reader.site is not None:
-            path = owner._detent.names.get(reader.site_name) if reader.operator.bounds else None
+            path = owner._detent.names.get(reader.site_name) if reader.activates else None
         elif reader.path.startswith(prefix) and getattr(type(self.modules[reader.path]).forward, "bounds", None):
             path = (*reader.path[len(prefix) :].split("."), *((f"use_{reader.use}",) if reader.use else ()))
         else:

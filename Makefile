@@ -48,10 +48,12 @@ gtest-installed:
 
 gtest: build-all
 	$(BUILD)/tests/kernels/detent_kernel_tests --gtest_brief=1
+	$(BUILD)/tests/kernels/detent_emulated_cuda_tests --gtest_brief=1
 
-# The C library alone: neither Python nor torch nor nvcc, warnings are errors.
+# The C library alone: neither Python nor torch nor nvcc, warnings are errors. The emulated device would take minutes.
 sanitize: env gtest-installed
-	@cmake -S . -B $(BUILD)-sanitize -G Ninja -DDETENT_CUDA=OFF -DDETENT_SANITIZE=ON -DDETENT_WERROR=ON > /dev/null
+	@cmake -S . -B $(BUILD)-sanitize -G Ninja -DDETENT_CUDA=OFF -DDETENT_SANITIZE=ON -DDETENT_WERROR=ON \
+	    -DDETENT_EMULATED_CUDA=OFF > /dev/null
 	@cmake --build $(BUILD)-sanitize -j $(JOBS)
 	$(BUILD)-sanitize/tests/kernels/detent_kernel_tests --gtest_brief=1
 

@@ -1,6 +1,5 @@
 /* observe.c for one real type. */
 #define STATISTICS DETENT_REAL(statistics)
-#define JOB DETENT_REAL(observe_job)
 
 typedef struct STATISTICS {
     union {
@@ -10,20 +9,10 @@ typedef struct STATISTICS {
     int64_t ignored;
 } STATISTICS;
 
-typedef struct JOB {
-    const void *x;
-    detent_dtype dtype;
-    detent_shape3 shape;
-    STATISTICS *partials;
-    real *min, *max;
-    int64_t *ignored;
-    detent_observe_mode mode;
-    real momentum;
-} JOB;
-
-/* What n elements add to as many columns. Two loops: in one, the compiler branches on what does not count. */
-static inline __attribute__((always_inline)) void DETENT_REAL(add)(const real *restrict x, size_t n, real limit,
-                                                                   real *restrict min, real *restrict max,
+/* What n elements add to as many columns, but for the first `seen`. Two loops: in one, the compiler branches on what
+ * does not count. */
+static inline __attribute__((always_inline)) void DETENT_REAL(add)(const real *restrict x, size_t n, size_t seen,
+                                                                   real limit, real *restrict min, real *restrict max,
                                                                    int32_t *restrict ignored)
 {
     real low[DETENT_LANES], high[DETENT_LANES];
@@ -32,7 +21,7 @@ static inline __attribute__((always_inline)) void DETENT_REAL(add)(const real *r
         const int counts = DETENT_REAL(detent_observe_counts)(x[i], limit);
         low[i] = counts ? x[i] : (real)INFINITY;
         high[i] = counts ? x[i] : -(real)INFINITY;
-        ignored[i] += !counts;
+        ignored[i] += !counts & (i >= seen);
     }
 #pragma GCC unroll 1
     for (size_t i = 0; i < n; ++i) {
@@ -47,13 +36,16 @@ DETENT_CLONES static void DETENT_REAL(add_row)(const real *restrict x, size_t n,
 {
     size_t i = 0;
     for (; i + DETENT_LANES <= n; i += DETENT_LANES)
-        DETENT_REAL(add)(x + i, DETENT_LANES, limit, min + i, max + i, ignored + i);
-    DETENT_REAL(add)(x + i, n - i, limit, min + i, max + i, ignored + i);
+        DETENT_REAL(add)(x + i, DETENT_LANES, 0, limit, min + i, max + i, ignored + i);
+    DETENT_REAL(add)(x + i, n - i, 0, limit, min + i, max + i, ignored + i);
 }
 
-static STATISTICS DETENT_REAL(nothing_seen)(void)
+/* By member: a copied struct would be read wider than it was written, which stalls. */
+static void DETENT_REAL(clear)(STATISTICS *seen)
 {
-    return (STATISTICS){.min.value = (real)INFINITY, .max.value = -(real)INFINITY};
+    seen->min.value = (real)INFINITY;
+    seen->max.value = -(real)INFINITY;
+    seen->ignored = 0;
 }
 
 static void DETENT_REAL(join)(STATISTICS *into, real min, real max, int64_t ignored)
@@ -63,13 +55,28 @@ static void DETENT_REAL(join)(STATISTICS *into, real min, real max, int64_t igno
     into->ignored += ignored;
 }
 
-/* Minimum, maximum and count of rows of n elements: sixteen lanes, then a tree. */
+/* Of each row's 2 * half lanes, the second half joins the first. All rows at a time: only so is it vectorized. */
+static inline __attribute__((always_inline)) void DETENT_REAL(fold)(real *restrict min, real *restrict max,
+                                                                    int32_t *restrict ignored, size_t rows, size_t half)
+{
+    for (size_t row = 0; row < rows; ++row)
+        for (size_t lane = 0; lane < half; ++lane) {
+            const size_t to = row * half + lane, from = 2 * row * half + lane;
+            min[to] = DETENT_REAL(detent_smaller)(min[from], min[from + half]);
+            max[to] = DETENT_REAL(detent_larger)(max[from], max[from + half]);
+            ignored[to] = ignored[from] + ignored[from + half];
+        }
+}
+
+/* Minimum, maximum and count of rows of n elements: sixteen lanes, then a tree. The last sixteen elements of a row may
+ * begin among those before, which are not counted again. */
 DETENT_CLONES static void DETENT_REAL(observe_rows)(const real *restrict x, size_t rows, size_t n, real limit,
                                                     real *restrict min, real *restrict max, int32_t *restrict ignored)
 {
-    for (size_t row = 0; row < rows; ++row, x += n) {
-        real least[DETENT_LANES], most[DETENT_LANES];
-        int32_t count[DETENT_LANES];
+    real *least = min, *most = max;
+    int32_t *count = ignored;
+    for (size_t row = 0; row < rows;
+         ++row, x += n, least += DETENT_LANES, most += DETENT_LANES, count += DETENT_LANES) {
         for (size_t lane = 0; lane < DETENT_LANES; ++lane) {
             least[lane] = (real)INFINITY;
             most[lane] = -(real)INFINITY;
@@ -77,19 +84,17 @@ DETENT_CLONES static void DETENT_REAL(observe_rows)(const real *restrict x, size
         }
         size_t i = 0;
         for (; i + DETENT_LANES <= n; i += DETENT_LANES)
-            DETENT_REAL(add)(x + i, DETENT_LANES, limit, least, most, count);
-        DETENT_REAL(add)(x + i, n - i, limit, least, most, count);
-        for (size_t half = DETENT_LANES / 2; half > 0; half /= 2)
-#pragma GCC unroll 1
-            for (size_t lane = 0; lane < half; ++lane) {
-                least[lane] = DETENT_REAL(detent_smaller)(least[lane], least[lane + half]);
-                most[lane] = DETENT_REAL(detent_larger)(most[lane], most[lane + half]);
-                count[lane] += count[lane + half];
-            }
-        min[row] = least[0];
-        max[row] = most[0];
-        ignored[row] = count[0];
+            DETENT_REAL(add)(x + i, DETENT_LANES, 0, limit, least, most, count);
+        if (i < n && i > 0) {
+            const size_t last = n - DETENT_LANES;
+            DETENT_REAL(add)(x + last, DETENT_LANES, i - last, limit, least, most, count);
+        } else if (i < n)
+            DETENT_REAL(add)(x, n, 0, limit, least, most, count);
     }
+    DETENT_REAL(fold)(min, max, ignored, rows, 8);
+    DETENT_REAL(fold)(min, max, ignored, rows, 4);
+    DETENT_REAL(fold)(min, max, ignored, rows, 2);
+    DETENT_REAL(fold)(min, max, ignored, rows, 1);
 }
 
 /* Of a narrow tile, what its columns saw; of a wide one, what the rows of a block did. */
@@ -98,7 +103,7 @@ typedef struct DETENT_REAL(columns) {
     int32_t ignored[DETENT_COLUMNS];
 } DETENT_REAL(columns);
 
-static void DETENT_REAL(observe_narrow)(const JOB *job, const detent_tile *tile, STATISTICS *row)
+static void DETENT_REAL(observe_narrow)(const detent_observation *job, const detent_tile *tile, STATISTICS *row)
 {
     const detent_shape3 shape = job->shape;
     const detent_columns columns = detent_columns_of(tile, shape);
@@ -125,7 +130,7 @@ static void DETENT_REAL(observe_narrow)(const JOB *job, const detent_tile *tile,
             DETENT_REAL(join)(&row[tile->group_begin + group], seen.min[i], seen.max[i], seen.ignored[i]);
 }
 
-static void DETENT_REAL(observe_wide)(const JOB *job, const detent_tile *tile, STATISTICS *row)
+static void DETENT_REAL(observe_wide)(const detent_observation *job, const detent_tile *tile, STATISTICS *row)
 {
     const detent_shape3 shape = job->shape;
     const size_t most_rows = detent_max_size(1, DETENT_BLOCK / shape.inner);
@@ -146,62 +151,43 @@ static void DETENT_REAL(observe_wide)(const JOB *job, const detent_tile *tile, S
         }
 }
 
-static void DETENT_REAL(observe_tiles)(int64_t begin, int64_t end, void *context)
+void DETENT_REAL(detent_observe_tiles)(int64_t begin, int64_t end, void *observation)
 {
-    const JOB *job = context;
+    const detent_observation *job = observation;
     const detent_tiles tiles = detent_tiles_of(job->shape);
     for (int64_t index = begin; index < end; ++index) {
         const detent_tile tile = detent_tile_at(&tiles, job->shape, (size_t)index);
-        STATISTICS *row = job->partials + tile.partial * job->shape.groups;
-        for (size_t group = tile.group_begin; group < tile.group_end; ++group) row[group] = DETENT_REAL(nothing_seen)();
+        STATISTICS *row = (STATISTICS *)job->partials + tile.partial * job->shape.groups;
+        for (size_t group = tile.group_begin; group < tile.group_end; ++group) DETENT_REAL(clear)(&row[group]);
         (tiles.narrow ? DETENT_REAL(observe_narrow) : DETENT_REAL(observe_wide))(job, &tile, row);
     }
 }
 
-static void DETENT_REAL(observe_groups)(int64_t begin, int64_t end, void *context)
+void DETENT_REAL(detent_observe_groups)(int64_t begin, int64_t end, void *observation)
 {
-    const JOB *job = context;
+    const detent_observation *job = observation;
     const detent_tiles tiles = detent_tiles_of(job->shape);
+    real *const min = job->min, *const max = job->max;
     for (size_t group = (size_t)begin; group < (size_t)end; ++group) {
-        STATISTICS all = DETENT_REAL(nothing_seen)();
+        STATISTICS all;
+        DETENT_REAL(clear)(&all);
         for (size_t row = 0; row < detent_partial_rows(&tiles); ++row) {
-            const STATISTICS *part = &job->partials[row * job->shape.groups + group];
+            const STATISTICS *part = (const STATISTICS *)job->partials + row * job->shape.groups + group;
             DETENT_REAL(join)(&all, part->min.value, part->max.value, part->ignored);
         }
         switch (job->mode) {
-        case DETENT_OBSERVE_RUNNING:
-            DETENT_REAL(join)(&all, job->min[group], job->max[group], job->ignored[group]);
-            break;
+        case DETENT_OBSERVE_RUNNING: DETENT_REAL(join)(&all, min[group], max[group], job->ignored[group]); break;
         case DETENT_OBSERVE_MOVING_AVERAGE:
-            all.min.value = DETENT_REAL(detent_moving_average)(job->min[group], all.min.value, job->momentum);
-            all.max.value = DETENT_REAL(detent_moving_average)(job->max[group], all.max.value, job->momentum);
+            all.min.value = DETENT_REAL(detent_moving_average)(min[group], all.min.value, (real)job->momentum);
+            all.max.value = DETENT_REAL(detent_moving_average)(max[group], all.max.value, (real)job->momentum);
             all.ignored += job->ignored[group];
             break;
         default: break;
         }
-        job->min[group] = all.min.value;
-        job->max[group] = all.max.value;
+        min[group] = all.min.value;
+        max[group] = all.max.value;
         job->ignored[group] = all.ignored;
     }
 }
 
-static void DETENT_REAL(observe)(const void *x, void *min, void *max, int64_t *ignored, detent_dtype dtype,
-                                 detent_shape3 shape, detent_observe_mode mode, double momentum, void *workspace,
-                                 detent_parallel_for parallel)
-{
-    JOB job = {.x = x,
-               .dtype = dtype,
-               .shape = shape,
-               .partials = workspace,
-               .min = min,
-               .max = max,
-               .ignored = ignored,
-               .mode = mode,
-               .momentum = (real)momentum};
-    const detent_tiles tiles = detent_tiles_of(shape);
-    detent_run(parallel, detent_tile_count(&tiles), 1, DETENT_REAL(observe_tiles), &job);
-    detent_run(parallel, shape.groups, DETENT_BLOCK, DETENT_REAL(observe_groups), &job);
-}
-
 #undef STATISTICS
-#undef JOB

@@ -53,7 +53,7 @@ static inline void DETENT_REAL(read_rows)(ENCODING_READER *reader, size_t first,
 /* Scales and zero points of elements, side by side. Each is written as sixteen, more than any run here, and what is too
  * many written over by the next: hence the room at the end. */
 typedef struct DETENT_REAL(spread_encodings) {
-    real scale[DETENT_TABLE + DETENT_BLOCK + DETENT_LANES], zero_point[DETENT_TABLE + DETENT_BLOCK + DETENT_LANES];
+    real scale[DETENT_COLUMNS + DETENT_BLOCK + DETENT_LANES], zero_point[DETENT_COLUMNS + DETENT_BLOCK + DETENT_LANES];
 } DETENT_REAL(spread_encodings);
 
 DETENT_CLONES static void DETENT_REAL(fill_runs)(const real *restrict values, size_t n, size_t first_run, size_t run,
@@ -70,7 +70,7 @@ static void DETENT_REAL(spread)(const ENCODING_READER *reader, detent_shape3 sha
     const size_t distinct = detent_min_size(n, shape.groups * shape.inner);
     const size_t row = at / shape.inner, spanned = (at + distinct - 1) / shape.inner - row + 1;
     const int alone = shape.inner == 1;
-    real scale[DETENT_TABLE / 2 + 2], zero_point[DETENT_TABLE / 2 + 2];
+    real scale[DETENT_COLUMNS / 2 + 2], zero_point[DETENT_COLUMNS / 2 + 2];
 
     for (size_t done = 0; done < spanned;) {
         const size_t group = (row + done) % shape.groups;
@@ -92,7 +92,7 @@ static void DETENT_REAL(spread)(const ENCODING_READER *reader, detent_shape3 sha
     }
 }
 
-static void DETENT_REAL(map_blocks)(int64_t begin, int64_t end, void *context)
+void DETENT_REAL(detent_map_blocks)(int64_t begin, int64_t end, void *context)
 {
     const MAP *map = context;
     const detent_shape3 shape = map->shape;
@@ -106,7 +106,7 @@ static void DETENT_REAL(map_blocks)(int64_t begin, int64_t end, void *context)
     detent_block room;
     const size_t period = shape.groups * shape.inner;
     DETENT_REAL(spread_encodings) each;
-    if (narrow && period <= DETENT_TABLE) DETENT_REAL(spread)(&reader, shape, 0, period + DETENT_BLOCK, &each);
+    if (narrow && period <= DETENT_COLUMNS) DETENT_REAL(spread)(&reader, shape, 0, period + DETENT_BLOCK, &each);
 
     for (size_t at = (size_t)begin * DETENT_BLOCK; at < detent_min_size(total, (size_t)end * DETENT_BLOCK);
          at += DETENT_BLOCK) {
@@ -119,8 +119,8 @@ static void DETENT_REAL(map_blocks)(int64_t begin, int64_t end, void *context)
         real *y = DETENT_REAL(detent_target)(map->y, map->y_dtype, at, y_buffer);
         if (map->before != NULL) map->before(y, at, n, map->before_context);
         if (narrow) {
-            if (period > DETENT_TABLE) DETENT_REAL(spread)(&reader, shape, at, n, &each);
-            const size_t phase = period > DETENT_TABLE ? 0 : at % period;
+            if (period > DETENT_COLUMNS) DETENT_REAL(spread)(&reader, shape, at, n, &each);
+            const size_t phase = period > DETENT_COLUMNS ? 0 : at % period;
             const real *scale = each.scale + phase, *zero_point = each.zero_point + phase;
             if (map->mask != NULL)
                 map->masked_varying(x, y, inside, n, scale, zero_point, qmin, qmax, map->activation);
@@ -153,7 +153,7 @@ static void DETENT_REAL(map_blocks)(int64_t begin, int64_t end, void *context)
 void DETENT_REAL(detent_map_run)(const MAP *map, detent_parallel_for parallel)
 {
     const size_t total = map->shape.outer * map->shape.groups * map->shape.inner;
-    detent_run(parallel, detent_ceil_div(total, DETENT_BLOCK), TILE / DETENT_BLOCK, DETENT_REAL(map_blocks),
+    detent_run(parallel, detent_ceil_div(total, DETENT_BLOCK), DETENT_BLOCKS_A_THREAD, DETENT_REAL(detent_map_blocks),
                (void *)map);
 }
 
@@ -257,7 +257,7 @@ static void DETENT_REAL(reduce_narrow)(const REDUCE *reduce, const detent_tile *
         }
 }
 
-static void DETENT_REAL(reduce_tiles)(int64_t begin, int64_t end, void *context)
+void DETENT_REAL(detent_reduce_tiles)(int64_t begin, int64_t end, void *context)
 {
     const REDUCE *reduce = context;
     const detent_tiles tiles = detent_tiles_of(reduce->shape);
@@ -302,7 +302,7 @@ DETENT_CLONES static void DETENT_REAL(store_sums)(const REDUCE *reduce, size_t f
 }
 
 /* Partials of each group, in order. */
-static void DETENT_REAL(finish_groups)(int64_t begin, int64_t end, void *context)
+void DETENT_REAL(detent_reduce_groups)(int64_t begin, int64_t end, void *context)
 {
     const REDUCE *reduce = context;
     const detent_tiles tiles = detent_tiles_of(reduce->shape);
@@ -320,9 +320,9 @@ static void DETENT_REAL(finish_groups)(int64_t begin, int64_t end, void *context
 void DETENT_REAL(detent_reduce_run)(const REDUCE *reduce, detent_parallel_for parallel)
 {
     const detent_tiles tiles = detent_tiles_of(reduce->shape);
-    detent_run(parallel, detent_tile_count(&tiles), 1, DETENT_REAL(reduce_tiles), (void *)reduce);
+    detent_run(parallel, detent_tile_count(&tiles), 1, DETENT_REAL(detent_reduce_tiles), (void *)reduce);
     const size_t enough = detent_max_size(DETENT_BLOCK, TILE / detent_max_size(1, detent_partial_rows(&tiles)));
-    detent_run(parallel, reduce->shape.groups, enough, DETENT_REAL(finish_groups), (void *)reduce);
+    detent_run(parallel, reduce->shape.groups, enough, DETENT_REAL(detent_reduce_groups), (void *)reduce);
 }
 
 #undef ENCODING_READER

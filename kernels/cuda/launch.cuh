@@ -22,7 +22,8 @@ inline detent_status launched()
 
 template <typename Job> detent_status launch(void (*kernel)(Job), const Job &job, size_t tiles, detent_stream stream)
 {
-    kernel<<<blocks_for(tiles), THREADS, 0, (cudaStream_t)stream>>>(job);
+    void *arguments[] = {(void *)&job};
+    (void)cudaLaunchKernel(kernel, blocks_for(tiles), THREADS, arguments, 0, (cudaStream_t)stream);
     return launched();
 }
 

@@ -137,6 +137,15 @@ inline Problem make_problem(detent_dtype dtype, detent_shape3 shape, GridCase on
     return p;
 }
 
+// A slow device may leave out most problems; a prime number leaves some of each kind.
+#ifndef DETENT_ONE_PROBLEM_IN
+#define DETENT_ONE_PROBLEM_IN 1
+#endif
+inline bool is_left_out(uint64_t problem)
+{
+    return problem % DETENT_ONE_PROBLEM_IN != 0;
+}
+
 // Every shape, dtype and form, each with one of the grids in turn; f(problem). Range problems have exact scales, since
 // only then are scale and zero_point known without the formula under test. with_ties false: halves only under exact
 // scales, where there is no doubt which way they go.
@@ -149,7 +158,7 @@ template <typename F> void for_each_problem(Specials specials, bool with_ties, F
             for (const Form form : {Form::affine, Form::scale_only, Form::range})
                 for (const bool exact : {true, false}) {
                     if (form == Form::range && !exact) continue;
-                    ++seed;
+                    if (is_left_out(++seed)) continue;
                     const Problem p = make_problem(dtype, shape, all[seed % all.size()], form, exact, seed, specials,
                                                    with_ties || exact);
                     f(p);
@@ -164,7 +173,8 @@ template <typename F> void for_each_grid(detent_shape3 shape, Specials specials,
     for (const GridCase &on : grids())
         for (const detent_dtype dtype : float_dtypes)
             for (const Form form : {Form::affine, Form::scale_only, Form::range}) {
-                const Problem p = make_problem(dtype, shape, on, form, true, ++seed, specials, with_ties);
+                if (is_left_out(++seed)) continue;
+                const Problem p = make_problem(dtype, shape, on, form, true, seed, specials, with_ties);
                 f(p);
                 if (::testing::Test::HasFailure()) return;
             }

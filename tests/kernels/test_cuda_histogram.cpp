@@ -12,10 +12,12 @@ TEST_F(Cuda, histograms_and_what_is_found_in_them_equal_the_cpus)
                                       {DETENT_SQNR, 0, 3.0, 17, 101, 21},
                                       {DETENT_MSE, 0, 0, 0, 0, 0},
                                       {DETENT_ENTROPY, 0, 0, 0, 0, 0}};
+    uint64_t problem = 0;
     for (const detent_shape3 shape : {detent_shape3{1, 1, 300007}, detent_shape3{3, 40, 33}, detent_shape3{900, 7, 1},
                                       detent_shape3{70, 3, 900}, detent_shape3{1, 600, 3}})
         for (const detent_dtype dtype : float_dtypes)
             for (const size_t bins : {(size_t)16, (size_t)2048}) {
+                if (is_left_out(++problem)) continue;
                 const std::string what = name_of(dtype) + ", " + std::to_string(bins) + " bins";
                 Histogram here(dtype, shape.groups, bins), merged(dtype, shape.groups, bins);
                 const OnDevice min(here.min), max(here.max), ignored(here.ignored), counts(here.counts);

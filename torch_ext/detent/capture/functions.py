@@ -24,8 +24,8 @@ from ..nn.sums import summable
 from .composites import BODIES
 
 __all__ = [
-    "KEEP_AXES", "NOISE", "WRITERS", "Operator", "activates", "arguments", "carries_floats", "find", "is_quantizable",
-    "pole", "replaced", "summands_of",
+    "FILLERS", "KEEP_AXES", "NOISE", "WRITERS", "Operator", "activates", "arguments", "carries_floats", "find",
+    "is_quantizable", "pole", "replaced", "summands_of",
 ]  # fmt: skip
 
 
@@ -236,6 +236,9 @@ _LIBRARIES = {
 
 #: Functions that write numbers from elsewhere, constants, counts or noise.
 WRITERS: frozenset = frozenset(_spellings(*_WRITERS))
+
+#: Those that may put one number into places of their first argument.
+FILLERS: frozenset = frozenset(_spellings("__setitem__", "scatter", "index_fill"))
 #: Functions whose results are others each time, whatever they are given.
 NOISE: frozenset = frozenset(_spellings(*_NOISE))
 

@@ -16,8 +16,8 @@ namespace detent_cuda
 {
 
 template <typename Op> struct MapJob {
-    const typename Op::From *from;
-    typename Op::To *to;
+    typename Memory<const typename Op::From>::Pointer from;
+    typename Memory<typename Op::To>::Pointer to;
     uint8_t *mask; /* NULL where none is wanted */
     detent_shape3 shape;
     size_t elements;
@@ -128,31 +128,28 @@ template <typename Op> __global__ void __launch_bounds__(THREADS) map(MapJob<Op>
 
 template <typename Op>
 MapJob<Op> map_job(const void *from, void *to, uint8_t *mask, detent_shape3 shape,
-                   const Encodings<typename Op::real> &encodings, const Interval<typename Op::real> &activation)
+                   const Encodings<typename Op::real> &encodings, const Interval<typename Op::real> &activation,
+                   detent_dtype codes = DETENT_I32)
 {
     typedef typename Op::From From;
     typedef typename Op::To To;
     constexpr unsigned V = VectorOf<From, To>::SIZE;
     const size_t elements = elements_of(shape);
     if (shape.groups == 1) shape = {1, 1, elements};
-    return {(const From *)from,
-            (To *)to,
-            mask,
-            shape,
-            elements,
-            locator_of(shape),
-            encodings,
-            activation,
-            is_aligned<From, V>(from) && is_aligned<To, V>(to),
+    const auto reading = Memory<const From>::at(from, codes);
+    const auto writing = Memory<To>::at(to, codes);
+    return {reading,   writing,    mask,
+            shape,     elements,   locator_of(shape),
+            encodings, activation, is_aligned<From, V>(reading) && is_aligned<To, V>(writing),
             nullptr};
 }
 
 template <typename Op>
 detent_status run_map(const void *from, void *to, uint8_t *mask, detent_shape3 shape,
                       const Encodings<typename Op::real> &encodings, detent_stream stream,
-                      const Interval<typename Op::real> &activation = {})
+                      const Interval<typename Op::real> &activation = {}, detent_dtype codes = DETENT_I32)
 {
-    const MapJob<Op> job = map_job<Op>(from, to, mask, shape, encodings, activation);
+    const MapJob<Op> job = map_job<Op>(from, to, mask, shape, encodings, activation, codes);
     return launch(&map<Op>, job, map_tiles(job.elements, VectorOf<typename Op::From, typename Op::To>::SIZE), stream);
 }
 

@@ -121,7 +121,11 @@ template <typename Op> __device__ __forceinline__ void map_elements(const MapJob
     }
 }
 
-template <typename Op> __global__ void __launch_bounds__(THREADS) map(MapJob<Op> job)
+/* Blocks of a multiprocessor that keep its memory busy; the registers that this leaves to a thread are more than any
+ * kernel takes that reads and writes once. */
+enum : unsigned { MAP_BLOCKS = 3 };
+
+template <typename Op> __global__ void __launch_bounds__(THREADS, MAP_BLOCKS) map(MapJob<Op> job)
 {
     map_elements<Op>(job, {SIZE_MAX, {}});
 }

@@ -1,4 +1,4 @@
-#include "detent/fake_quantize.h"
+#include "fake_quantize.h"
 
 #include <string.h>
 
@@ -6,7 +6,6 @@
 #include "check.h"
 #include "detent/encode.h"
 #include "detent/observe.h"
-#include "walk.h"
 
 #define DETENT_FORMULAS "../cpu/fake_quantize.inl"
 #include "../math/for_each_real.h"
@@ -20,10 +19,13 @@ detent_status detent_fake_quantize_cpu(const void *x, void *y, uint8_t *mask, de
     if (status == DETENT_OK) status = detent_check_activation(activation);
     if (status == DETENT_OK) status = detent_check_values(x, y, dtype, shape, &elements);
     if (status != DETENT_OK || elements == 0) return status;
-    if (detent_math_dtype(dtype, encoding->grid) == DETENT_F32)
-        fake_quantize_f32(x, y, mask, dtype, shape, encoding, activation, parallel);
-    else
-        fake_quantize_f64(x, y, mask, dtype, shape, encoding, activation, parallel);
+    if (detent_math_dtype(dtype, encoding->grid) == DETENT_F32) {
+        const detent_map_f32 map = detent_fake_quantize_map_f32(x, y, mask, dtype, shape, encoding, activation);
+        detent_map_run_f32(&map, parallel);
+    } else {
+        const detent_map_f64 map = detent_fake_quantize_map_f64(x, y, mask, dtype, shape, encoding, activation);
+        detent_map_run_f64(&map, parallel);
+    }
     return DETENT_OK;
 }
 
@@ -46,12 +48,15 @@ detent_status detent_fake_quantize_bwd_cpu(const void *grad_y, const void *x, vo
     if (status == DETENT_OK)
         status = detent_check_sums(grad_first, grad_second, shape.groups, encoding, workspace, workspace_bytes, needed);
     if (status != DETENT_OK) return status;
-    if (detent_math_dtype(dtype, encoding->grid) == DETENT_F32)
-        fake_quantize_bwd_f32(grad_y, x, grad_x, grad_first, grad_second, dtype, shape, encoding, activation,
-                              gradient_scale, workspace, parallel);
-    else
-        fake_quantize_bwd_f64(grad_y, x, grad_x, grad_first, grad_second, dtype, shape, encoding, activation,
-                              gradient_scale, workspace, parallel);
+    if (detent_math_dtype(dtype, encoding->grid) == DETENT_F32) {
+        const detent_reduce_f32 reduce = detent_fake_quantize_reduce_f32(
+            grad_y, x, grad_x, grad_first, grad_second, dtype, shape, encoding, activation, gradient_scale, workspace);
+        detent_reduce_run_f32(&reduce, parallel);
+    } else {
+        const detent_reduce_f64 reduce = detent_fake_quantize_reduce_f64(
+            grad_y, x, grad_x, grad_first, grad_second, dtype, shape, encoding, activation, gradient_scale, workspace);
+        detent_reduce_run_f64(&reduce, parallel);
+    }
     return DETENT_OK;
 }
 
@@ -78,17 +83,9 @@ DETENT_DEFINE_SELECT(select_16, uint16_t, lanes_16)
 DETENT_DEFINE_SELECT(select_32, uint32_t, lanes_32)
 DETENT_DEFINE_SELECT(select_64, uint64_t, lanes_64)
 
-typedef struct select_job {
-    const void *grad_y;
-    const uint8_t *mask;
-    void *grad_x;
-    detent_dtype dtype;
-    size_t n;
-} select_job;
-
-static void select_blocks(int64_t begin, int64_t end, void *context)
+void detent_select_blocks(int64_t begin, int64_t end, void *select)
 {
-    const select_job *job = context;
+    const detent_select *job = select;
     for (size_t at = (size_t)begin * DETENT_BLOCK; at < detent_min_size(job->n, (size_t)end * DETENT_BLOCK);
          at += DETENT_BLOCK) {
         const size_t n = detent_min_size(DETENT_BLOCK, job->n - at);
@@ -108,8 +105,8 @@ detent_status detent_fake_quantize_mask_bwd_cpu(const void *grad_y, const uint8_
     const detent_status status = detent_check_values(grad_y, grad_x, dtype, (detent_shape3){1, 1, n}, &elements);
     if (status != DETENT_OK || n == 0) return status;
     if (mask == NULL) return DETENT_BAD_ARGUMENT;
-    select_job job = {grad_y, mask, grad_x, dtype, n};
-    detent_run(parallel, detent_ceil_div(n, DETENT_BLOCK), 32, select_blocks, &job);
+    detent_select job = {grad_y, mask, grad_x, dtype, n};
+    detent_run(parallel, detent_ceil_div(n, DETENT_BLOCK), DETENT_BLOCKS_A_THREAD, detent_select_blocks, &job);
     return DETENT_OK;
 }
 
@@ -144,9 +141,9 @@ detent_status detent_fake_quantize_dynamic_cpu(const void *x, void *y, uint8_t *
     if (status != DETENT_OK) return status;
     const detent_dtype real = detent_math_dtype(dtype, encoding->grid);
     if (real == DETENT_F32)
-        range_of_clipped_f32(lo, hi, dtype, clip, clip_count, min, max, shape.groups, encoding);
+        detent_range_of_clipped_f32(lo, hi, dtype, clip, clip_count, min, max, shape.groups, encoding);
     else
-        range_of_clipped_f64(lo, hi, dtype, clip, clip_count, min, max, shape.groups, encoding);
+        detent_range_of_clipped_f64(lo, hi, dtype, clip, clip_count, min, max, shape.groups, encoding);
     detent_encoding derived = *encoding;
     derived.scale = derived.zero_point = NULL;
     derived.min = min;

@@ -20,12 +20,13 @@ static DETENT_REAL(detent_interval) DETENT_REAL(interval_of)(const detent_activa
                                           (real)detent_stored(activation->max, dtype)};
 }
 
-static void DETENT_REAL(fake_quantize)(const void *x, void *y, uint8_t *mask, detent_dtype dtype, detent_shape3 shape,
-                                       const detent_encoding *encoding, const detent_activation *activation,
-                                       detent_parallel_for parallel)
+DETENT_REAL(detent_map)
+DETENT_REAL(detent_fake_quantize_map)
+(const void *x, void *y, uint8_t *mask, detent_dtype dtype, detent_shape3 shape, const detent_encoding *encoding,
+ const detent_activation *activation)
 {
     const int plain = activation == NULL;
-    const DETENT_REAL(detent_map) map = {
+    return (DETENT_REAL(detent_map)){
         .rows = plain ? DETENT_REAL(values_rows) : DETENT_REAL(activated_values_rows),
         .varying = plain ? DETENT_REAL(values_varying) : DETENT_REAL(activated_values_varying),
         .masked_rows = plain ? DETENT_REAL(masked_rows) : DETENT_REAL(activated_masked_rows),
@@ -40,16 +41,16 @@ static void DETENT_REAL(fake_quantize)(const void *x, void *y, uint8_t *mask, de
         .grid = DETENT_REAL(detent_real_grid_of)(encoding),
         .activation = DETENT_REAL(interval_of)(activation, dtype),
     };
-    DETENT_REAL(detent_map_run)(&map, parallel);
 }
 
-static void DETENT_REAL(fake_quantize_bwd)(const void *grad_y, const void *x, void *grad_x, void *grad_first,
-                                           void *grad_second, detent_dtype dtype, detent_shape3 shape,
-                                           const detent_encoding *encoding, const detent_activation *activation,
-                                           double gradient_scale, void *workspace, detent_parallel_for parallel)
+DETENT_REAL(detent_reduce)
+DETENT_REAL(detent_fake_quantize_reduce)
+(const void *grad_y, const void *x, void *grad_x, void *grad_first, void *grad_second, detent_dtype dtype,
+ detent_shape3 shape, const detent_encoding *encoding, const detent_activation *activation, double gradient_scale,
+ void *workspace)
 {
     const int plain = activation == NULL;
-    const DETENT_REAL(detent_reduce) reduce = {
+    return (DETENT_REAL(detent_reduce)){
         .rows = plain ? DETENT_REAL(bwd_rows) : DETENT_REAL(activated_bwd_rows),
         .varying = plain ? DETENT_REAL(bwd_varying) : DETENT_REAL(activated_bwd_varying),
         .grad_y = grad_y,
@@ -66,11 +67,9 @@ static void DETENT_REAL(fake_quantize_bwd)(const void *grad_y, const void *x, vo
         .with_second = encoding->scale != NULL ? grad_second != NULL : !encoding->symmetric,
         .partials = workspace,
     };
-    DETENT_REAL(detent_reduce_run)(&reduce, parallel);
 }
 
-/* lo, hi as the observer left them: float32, or float64 where the data is. clip NULL means 1. */
-static void DETENT_REAL(range_of_clipped)(const void *lo, const void *hi, detent_dtype dtype, const void *clip,
+void DETENT_REAL(detent_range_of_clipped)(const void *lo, const void *hi, detent_dtype dtype, const void *clip,
                                           size_t clip_count, void *min, void *max, size_t groups,
                                           const detent_encoding *encoding)
 {

@@ -1,4 +1,4 @@
-#include "detent/observe.h"
+#include "observe.h"
 
 #include "../math/observe.h"
 #include "check.h"
@@ -30,9 +30,12 @@ detent_status detent_observe_min_max_cpu(const void *x, void *min, void *max, in
     if ((elements > 0 && x == NULL) || (shape.groups > 0 && (min == NULL || max == NULL || ignored == NULL)))
         return DETENT_BAD_ARGUMENT;
     if (workspace_bytes < needed || (needed > 0 && workspace == NULL)) return DETENT_WORKSPACE_SMALL;
-    if (dtype == DETENT_F64)
-        observe_f64(x, min, max, ignored, dtype, shape, mode, momentum, workspace, parallel);
-    else
-        observe_f32(x, min, max, ignored, dtype, shape, mode, momentum, workspace, parallel);
+    detent_observation job = {x, dtype, shape, workspace, min, max, ignored, mode, momentum};
+    const int wide = dtype == DETENT_F64;
+    const detent_tiles tiles = detent_tiles_of(shape);
+    detent_run(parallel, detent_tile_count(&tiles), 1, wide ? detent_observe_tiles_f64 : detent_observe_tiles_f32,
+               &job);
+    detent_run(parallel, shape.groups, DETENT_BLOCK, wide ? detent_observe_groups_f64 : detent_observe_groups_f32,
+               &job);
     return DETENT_OK;
 }

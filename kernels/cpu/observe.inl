@@ -1,6 +1,5 @@
 /* observe.c for one real type. */
 #define STATISTICS DETENT_REAL(statistics)
-#define JOB DETENT_REAL(observe_job)
 
 typedef struct STATISTICS {
     union {
@@ -9,17 +8,6 @@ typedef struct STATISTICS {
     } min, max;
     int64_t ignored;
 } STATISTICS;
-
-typedef struct JOB {
-    const void *x;
-    detent_dtype dtype;
-    detent_shape3 shape;
-    STATISTICS *partials;
-    real *min, *max;
-    int64_t *ignored;
-    detent_observe_mode mode;
-    real momentum;
-} JOB;
 
 /* What n elements add to as many columns, but for the first `seen`. Two loops: in one, the compiler branches on what
  * does not count. */
@@ -115,7 +103,7 @@ typedef struct DETENT_REAL(columns) {
     int32_t ignored[DETENT_COLUMNS];
 } DETENT_REAL(columns);
 
-static void DETENT_REAL(observe_narrow)(const JOB *job, const detent_tile *tile, STATISTICS *row)
+static void DETENT_REAL(observe_narrow)(const detent_observation *job, const detent_tile *tile, STATISTICS *row)
 {
     const detent_shape3 shape = job->shape;
     const detent_columns columns = detent_columns_of(tile, shape);
@@ -142,7 +130,7 @@ static void DETENT_REAL(observe_narrow)(const JOB *job, const detent_tile *tile,
             DETENT_REAL(join)(&row[tile->group_begin + group], seen.min[i], seen.max[i], seen.ignored[i]);
 }
 
-static void DETENT_REAL(observe_wide)(const JOB *job, const detent_tile *tile, STATISTICS *row)
+static void DETENT_REAL(observe_wide)(const detent_observation *job, const detent_tile *tile, STATISTICS *row)
 {
     const detent_shape3 shape = job->shape;
     const size_t most_rows = detent_max_size(1, DETENT_BLOCK / shape.inner);
@@ -163,63 +151,43 @@ static void DETENT_REAL(observe_wide)(const JOB *job, const detent_tile *tile, S
         }
 }
 
-static void DETENT_REAL(observe_tiles)(int64_t begin, int64_t end, void *context)
+void DETENT_REAL(detent_observe_tiles)(int64_t begin, int64_t end, void *observation)
 {
-    const JOB *job = context;
+    const detent_observation *job = observation;
     const detent_tiles tiles = detent_tiles_of(job->shape);
     for (int64_t index = begin; index < end; ++index) {
         const detent_tile tile = detent_tile_at(&tiles, job->shape, (size_t)index);
-        STATISTICS *row = job->partials + tile.partial * job->shape.groups;
+        STATISTICS *row = (STATISTICS *)job->partials + tile.partial * job->shape.groups;
         for (size_t group = tile.group_begin; group < tile.group_end; ++group) DETENT_REAL(clear)(&row[group]);
         (tiles.narrow ? DETENT_REAL(observe_narrow) : DETENT_REAL(observe_wide))(job, &tile, row);
     }
 }
 
-static void DETENT_REAL(observe_groups)(int64_t begin, int64_t end, void *context)
+void DETENT_REAL(detent_observe_groups)(int64_t begin, int64_t end, void *observation)
 {
-    const JOB *job = context;
+    const detent_observation *job = observation;
     const detent_tiles tiles = detent_tiles_of(job->shape);
+    real *const min = job->min, *const max = job->max;
     for (size_t group = (size_t)begin; group < (size_t)end; ++group) {
         STATISTICS all;
         DETENT_REAL(clear)(&all);
         for (size_t row = 0; row < detent_partial_rows(&tiles); ++row) {
-            const STATISTICS *part = &job->partials[row * job->shape.groups + group];
+            const STATISTICS *part = (const STATISTICS *)job->partials + row * job->shape.groups + group;
             DETENT_REAL(join)(&all, part->min.value, part->max.value, part->ignored);
         }
         switch (job->mode) {
-        case DETENT_OBSERVE_RUNNING:
-            DETENT_REAL(join)(&all, job->min[group], job->max[group], job->ignored[group]);
-            break;
+        case DETENT_OBSERVE_RUNNING: DETENT_REAL(join)(&all, min[group], max[group], job->ignored[group]); break;
         case DETENT_OBSERVE_MOVING_AVERAGE:
-            all.min.value = DETENT_REAL(detent_moving_average)(job->min[group], all.min.value, job->momentum);
-            all.max.value = DETENT_REAL(detent_moving_average)(job->max[group], all.max.value, job->momentum);
+            all.min.value = DETENT_REAL(detent_moving_average)(min[group], all.min.value, (real)job->momentum);
+            all.max.value = DETENT_REAL(detent_moving_average)(max[group], all.max.value, (real)job->momentum);
             all.ignored += job->ignored[group];
             break;
         default: break;
         }
-        job->min[group] = all.min.value;
-        job->max[group] = all.max.value;
+        min[group] = all.min.value;
+        max[group] = all.max.value;
         job->ignored[group] = all.ignored;
     }
 }
 
-static void DETENT_REAL(observe)(const void *x, void *min, void *max, int64_t *ignored, detent_dtype dtype,
-                                 detent_shape3 shape, detent_observe_mode mode, double momentum, void *workspace,
-                                 detent_parallel_for parallel)
-{
-    JOB job = {.x = x,
-               .dtype = dtype,
-               .shape = shape,
-               .partials = workspace,
-               .min = min,
-               .max = max,
-               .ignored = ignored,
-               .mode = mode,
-               .momentum = (real)momentum};
-    const detent_tiles tiles = detent_tiles_of(shape);
-    detent_run(parallel, detent_tile_count(&tiles), 1, DETENT_REAL(observe_tiles), &job);
-    detent_run(parallel, shape.groups, DETENT_BLOCK, DETENT_REAL(observe_groups), &job);
-}
-
 #undef STATISTICS
-#undef JOB

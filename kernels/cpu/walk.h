@@ -30,6 +30,9 @@ typedef struct detent_tile {
     size_t partial; /* row of `groups` partials this tile writes into */
 } detent_tile;
 
+/* Blocks of a map that are worth a thread. */
+enum { DETENT_BLOCKS_A_THREAD = 32 };
+
 detent_tiles detent_tiles_of(detent_shape3 shape);
 detent_tile detent_tile_at(const detent_tiles *tiles, detent_shape3 shape, size_t index);
 static inline size_t detent_tile_count(const detent_tiles *tiles)
@@ -88,6 +91,8 @@ detent_status detent_reduce_workspace(detent_shape3 shape, size_t *bytes);
         const void *before_context;                                                                                    \
     } detent_map_##SUFFIX;                                                                                             \
     void detent_map_run_##SUFFIX(const detent_map_##SUFFIX *map, detent_parallel_for parallel);                        \
+    /* Blocks begin .. end of a map. */                                                                                \
+    void detent_map_blocks_##SUFFIX(int64_t begin, int64_t end, void *map);                                            \
                                                                                                                        \
     /* Both store grad_x; `rows` the sums of each row, `varying` the terms of both sums. Where second is NULL there is \
      * one sum. */                                                                                                     \
@@ -109,7 +114,10 @@ detent_status detent_reduce_workspace(detent_shape3 shape, size_t *bytes);
         int with_second; /* there is a zero point to differentiate by */                                               \
         double *partials;                                                                                              \
     } detent_reduce_##SUFFIX;                                                                                          \
-    void detent_reduce_run_##SUFFIX(const detent_reduce_##SUFFIX *reduce, detent_parallel_for parallel);
+    void detent_reduce_run_##SUFFIX(const detent_reduce_##SUFFIX *reduce, detent_parallel_for parallel);               \
+    /* Tiles begin .. end of a reduction, and when all are done its groups begin .. end. */                            \
+    void detent_reduce_tiles_##SUFFIX(int64_t begin, int64_t end, void *reduce);                                       \
+    void detent_reduce_groups_##SUFFIX(int64_t begin, int64_t end, void *reduce);
 
 DETENT_DECLARE_WALK(f32, float)
 DETENT_DECLARE_WALK(f64, double)

@@ -92,7 +92,7 @@ static void DETENT_REAL(spread)(const ENCODING_READER *reader, detent_shape3 sha
     }
 }
 
-static void DETENT_REAL(map_blocks)(int64_t begin, int64_t end, void *context)
+void DETENT_REAL(detent_map_blocks)(int64_t begin, int64_t end, void *context)
 {
     const MAP *map = context;
     const detent_shape3 shape = map->shape;
@@ -148,7 +148,7 @@ static void DETENT_REAL(map_blocks)(int64_t begin, int64_t end, void *context)
 void DETENT_REAL(detent_map_run)(const MAP *map, detent_parallel_for parallel)
 {
     const size_t total = map->shape.outer * map->shape.groups * map->shape.inner;
-    detent_run(parallel, detent_ceil_div(total, DETENT_BLOCK), TILE / DETENT_BLOCK, DETENT_REAL(map_blocks),
+    detent_run(parallel, detent_ceil_div(total, DETENT_BLOCK), DETENT_BLOCKS_A_THREAD, DETENT_REAL(detent_map_blocks),
                (void *)map);
 }
 
@@ -252,7 +252,7 @@ static void DETENT_REAL(reduce_narrow)(const REDUCE *reduce, const detent_tile *
         }
 }
 
-static void DETENT_REAL(reduce_tiles)(int64_t begin, int64_t end, void *context)
+void DETENT_REAL(detent_reduce_tiles)(int64_t begin, int64_t end, void *context)
 {
     const REDUCE *reduce = context;
     const detent_tiles tiles = detent_tiles_of(reduce->shape);
@@ -297,7 +297,7 @@ DETENT_CLONES static void DETENT_REAL(store_sums)(const REDUCE *reduce, size_t f
 }
 
 /* Partials of each group, in order. */
-static void DETENT_REAL(finish_groups)(int64_t begin, int64_t end, void *context)
+void DETENT_REAL(detent_reduce_groups)(int64_t begin, int64_t end, void *context)
 {
     const REDUCE *reduce = context;
     const detent_tiles tiles = detent_tiles_of(reduce->shape);
@@ -315,9 +315,9 @@ static void DETENT_REAL(finish_groups)(int64_t begin, int64_t end, void *context
 void DETENT_REAL(detent_reduce_run)(const REDUCE *reduce, detent_parallel_for parallel)
 {
     const detent_tiles tiles = detent_tiles_of(reduce->shape);
-    detent_run(parallel, detent_tile_count(&tiles), 1, DETENT_REAL(reduce_tiles), (void *)reduce);
+    detent_run(parallel, detent_tile_count(&tiles), 1, DETENT_REAL(detent_reduce_tiles), (void *)reduce);
     const size_t enough = detent_max_size(DETENT_BLOCK, TILE / detent_max_size(1, detent_partial_rows(&tiles)));
-    detent_run(parallel, reduce->shape.groups, enough, DETENT_REAL(finish_groups), (void *)reduce);
+    detent_run(parallel, reduce->shape.groups, enough, DETENT_REAL(detent_reduce_groups), (void *)reduce);
 }
 
 #undef ENCODING_READER

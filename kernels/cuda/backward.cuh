@@ -171,13 +171,13 @@ struct BackwardCall {
 };
 
 template <typename Terms, typename G, typename X, typename real>
-detent_status run_backward(const BackwardCall &call, const Interval<real> &activation = {})
+Backward<Terms, G, X, real> backward_op(const BackwardCall &call, const Interval<real> &activation)
 {
     typedef Backward<Terms, G, X, real> Op;
     const auto x = Memory<const X>::at(call.x, call.codes);
     const bool aligned = is_aligned<G, Op::V>(call.grad_y) && is_aligned<X, Op::V>(x) &&
                          (call.grad_x == nullptr || is_aligned<G, Op::V>(call.grad_x));
-    const Op op = {
+    return {
         (const G *)call.grad_y,
         x,
         (G *)call.grad_x,
@@ -185,7 +185,13 @@ detent_status run_backward(const BackwardCall &call, const Interval<real> &activ
         aligned,
         activation,
         {encodings_of<real>(*call.encoding), (real *)call.grad_first, (real *)call.grad_second, call.gradient_scale}};
-    return run_reduce(op, partition_of(call.shape), call.workspace, call.stream);
+}
+
+template <typename Terms, typename G, typename X, typename real>
+detent_status run_backward(const BackwardCall &call, const Interval<real> &activation = {})
+{
+    return run_reduce(backward_op<Terms, G, X, real>(call, activation), partition_of(call.shape), call.workspace,
+                      call.stream);
 }
 
 inline detent_status sums_workspace(detent_shape3 shape, size_t *bytes)

@@ -4,7 +4,8 @@
 #include "../math/fake_quantize.h"
 #include "backward.cuh"
 #include "detent/observe.h"
-#include "map.cuh"
+#include "fake_quantize_many.cuh"
+#include "many.cuh"
 #include "observe.cuh"
 
 namespace detent_cuda
@@ -53,12 +54,13 @@ struct SelectJob {
     bool aligned;
 };
 
-template <typename Word> __global__ void __launch_bounds__(THREADS) select_by_mask(SelectJob job)
+template <typename Word>
+__device__ __forceinline__ void select_elements(const SelectJob &job, size_t first, size_t step)
 {
     constexpr unsigned V = VectorOf<Word, Word>::SIZE;
     const Run all = {0, job.elements};
     const size_t tiles = map_tiles(job.elements, V);
-    for (size_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+    for (size_t tile = first; tile < tiles; tile += step) {
         Pack<Word, V> grad[MAP_UNROLL];
         unsigned bits[MAP_UNROLL];
 #pragma unroll
@@ -77,11 +79,38 @@ template <typename Word> __global__ void __launch_bounds__(THREADS) select_by_ma
     }
 }
 
-template <typename Word> static detent_status run_select(SelectJob job, detent_stream stream)
+template <typename Word> __global__ void __launch_bounds__(THREADS) select_by_mask(SelectJob job)
+{
+    select_elements<Word>(job, blockIdx.x, gridDim.x);
+}
+
+template <typename Word>
+__global__ void __launch_bounds__(THREADS) select_each(const __grid_constant__ Table<SelectJob> table)
+{
+    each_block(table, [](const SelectJob &job, size_t block) { select_elements<Word>(job, block, job.elements); });
+}
+
+template <typename Word> static SelectJob select_job(const void *grad_y, const uint8_t *mask, void *grad_x, size_t n)
 {
     constexpr unsigned V = VectorOf<Word, Word>::SIZE;
-    job.aligned = is_aligned<Word, V>(job.grad_y) && is_aligned<Word, V>(job.grad_x);
-    return launch(&select_by_mask<Word>, job, map_tiles(job.elements, V), stream);
+    return {grad_y, mask, grad_x, n, is_aligned<Word, V>(grad_y) && is_aligned<Word, V>(grad_x)};
+}
+
+template <typename Word>
+static detent_status run_select(const detent_fake_quantize_mask_bwd_item &item, detent_stream stream)
+{
+    return launch(&select_by_mask<Word>, select_job<Word>(item.grad_y, item.mask, item.grad_x, item.n),
+                  map_tiles(item.n, VectorOf<Word, Word>::SIZE), stream);
+}
+
+template <typename Word>
+static detent_status select_many(const detent_fake_quantize_mask_bwd_item *items, size_t count, detent_stream stream)
+{
+    Launches<SelectJob> launches(&select_each<Word>, stream);
+    for (size_t i = 0; i < count; ++i)
+        launches.add(select_job<Word>(items[i].grad_y, items[i].mask, items[i].grad_x, items[i].n),
+                     map_tiles(items[i].n, VectorOf<Word, Word>::SIZE));
+    return launches.flush();
 }
 
 /* Forward of a per-tensor dynamic range with few partials, in float32: every block joins them itself, which saves a
@@ -111,7 +140,13 @@ __global__ void __launch_bounds__(THREADS, MAP_BLOCKS) map_joined(const __grid_c
         }
     }
     __syncthreads();
-    map_elements<Op>(job.map, {0, affine});
+    map_elements<Op>(job.map, {0, affine}, blockIdx.x, gridDim.x);
+}
+
+/* Whether there is a zero point to differentiate by. */
+static bool has_second(const detent_encoding &encoding, const void *grad_second)
+{
+    return encoding.scale != nullptr ? grad_second != nullptr : !encoding.symmetric;
 }
 
 struct ForwardCall {
@@ -154,6 +189,63 @@ static detent_status backward(const BackwardCall &call, const detent_activation 
     return run_backward<FakeQuantizeTerms, T, T, real>(call, interval_of<real>(activation, dtype));
 }
 
+/* Arithmetic of float32 only: calls in float64 are one launch per item. */
+static detent_encoding encoding_of(const detent_fake_quantize_item &item)
+{
+    return item.encoding;
+}
+static detent_encoding encoding_of(const detent_fake_quantize_dynamic_item &item)
+{
+    detent_encoding derived = item.encoding;
+    derived.scale = derived.zero_point = nullptr;
+    derived.min = item.min;
+    derived.max = item.max;
+    return derived;
+}
+
+template <typename T, typename Item>
+static detent_status forward_many(const Item *items, size_t count, detent_stream stream)
+{
+    typedef FakeQuantize<T, float> Op;
+    Launches<MapJob<Op>> launches(&map_many<Op>, stream);
+    for (size_t i = 0; i < count; ++i) {
+        const MapJob<Op> job = map_job<Op>(items[i].x, items[i].y, items[i].mask, items[i].shape,
+                                           encodings_of<float>(encoding_of(items[i])), interval_of<float>(nullptr, 0));
+        launches.add(job, map_tiles(job.elements, VectorOf<T, T>::SIZE));
+    }
+    return launches.flush();
+}
+
+template <typename T>
+static detent_status backward_many(const detent_fake_quantize_bwd_item *items, size_t count, void *workspace,
+                                   detent_stream stream)
+{
+    typedef Backward<FakeQuantizeTerms, T, T, float> Op;
+    size_t offset = 0;
+    const auto job_of = [&](size_t i) -> ReduceJob<Op> {
+        const detent_fake_quantize_bwd_item &item = items[i];
+        if (i == 0) offset = 0;
+        void *partials = (char *)workspace + offset;
+        size_t bytes = 0;
+        (void)sums_workspace(item.shape, &bytes);
+        offset += bytes;
+        const BackwardCall call = {item.grad_y,
+                                   item.x,
+                                   item.grad_x,
+                                   item.grad_first,
+                                   item.grad_second,
+                                   item.shape,
+                                   &item.encoding,
+                                   item.gradient_scale,
+                                   has_second(item.encoding, item.grad_second),
+                                   partials,
+                                   stream};
+        return {backward_op<FakeQuantizeTerms, T, T, float>(call, interval_of<float>(nullptr, 0)),
+                partition_of(item.shape), (Sums *)partials};
+    };
+    return run_reduce_many<Op>(count, job_of, stream);
+}
+
 /* By arithmetic and data type, in the order of detent_dtype; float64 data always has float64 arithmetic. */
 static const struct {
     detent_status (*forward)(const ForwardCall &);
@@ -173,6 +265,57 @@ static const struct {
 static int by_math(detent_dtype dtype, const detent_encoding &encoding)
 {
     return detent_math_dtype(dtype, encoding.grid) == DETENT_F64;
+}
+
+/* Where the statistics of a dynamic range go. */
+static Destination range_of(const void *clip, size_t clip_count, const detent_encoding &encoding, int math, void *min,
+                            void *max)
+{
+    Destination to = {};
+    to.mode = math ? TO_RANGE_F64 : TO_RANGE_F32;
+    to.range_f32 = {(const float *)clip, clip_count, grid_of<float>(encoding), (float *)min, (float *)max};
+    to.range_f64 = {(const double *)clip, clip_count, grid_of<double>(encoding), (double *)min, (double *)max};
+    return to;
+}
+
+/* By data type, in the order of detent_dtype. */
+detent_status run_forward_many(const detent_fake_quantize_item *items, size_t count, detent_dtype dtype,
+                               detent_stream stream)
+{
+    static detent_status (*const by_dtype[])(const detent_fake_quantize_item *, size_t, detent_stream) = {
+        forward_many<float>, forward_many<F16>, forward_many<BF16>};
+    return by_dtype[dtype](items, count, stream);
+}
+
+detent_status run_dynamic_many(const detent_fake_quantize_dynamic_item *items, size_t count, detent_dtype dtype,
+                               void *workspace, detent_stream stream)
+{
+    static detent_status (*const by_dtype[])(const detent_fake_quantize_dynamic_item *, size_t, detent_stream) = {
+        forward_many<float>, forward_many<F16>, forward_many<BF16>};
+    const Observed observed = {count, items, [](const void *all, size_t i) {
+                                   const auto &item = ((const detent_fake_quantize_dynamic_item *)all)[i];
+                                   return ObservedItem{
+                                       item.x, item.shape,
+                                       range_of(item.clip, item.clip_count, item.encoding, 0, item.min, item.max)};
+                               }};
+    const detent_status status = run_observe_many(observed, dtype, workspace, stream);
+    return status == DETENT_OK ? by_dtype[dtype](items, count, stream) : status;
+}
+
+detent_status run_backward_many(const detent_fake_quantize_bwd_item *items, size_t count, detent_dtype dtype,
+                                void *workspace, detent_stream stream)
+{
+    static detent_status (*const by_dtype[])(const detent_fake_quantize_bwd_item *, size_t, void *, detent_stream) = {
+        backward_many<float>, backward_many<F16>, backward_many<BF16>};
+    return by_dtype[dtype](items, count, workspace, stream);
+}
+
+detent_status run_select_many(const detent_fake_quantize_mask_bwd_item *items, size_t count, detent_dtype dtype,
+                              detent_stream stream)
+{
+    static detent_status (*const by_dtype[])(const detent_fake_quantize_mask_bwd_item *, size_t, detent_stream) = {
+        select_many<uint32_t>, select_many<uint16_t>, select_many<uint16_t>, select_many<uint64_t>};
+    return by_dtype[dtype](items, count, stream);
 }
 
 } // namespace detent_cuda
@@ -211,10 +354,10 @@ detent_status detent_fake_quantize_bwd_cuda(const void *grad_y, const void *x, v
     if (status == DETENT_OK)
         status = detent_check_sums(grad_first, grad_second, shape.groups, encoding, workspace, workspace_bytes, needed);
     if (status != DETENT_OK) return status;
-    const bool with_second = encoding->scale != nullptr ? grad_second != nullptr : !encoding->symmetric;
-    return functions[by_math(dtype, *encoding)][dtype].backward(
-        {grad_y, x, grad_x, grad_first, grad_second, shape, encoding, gradient_scale, with_second, workspace, stream},
-        activation, dtype);
+    return functions[by_math(dtype, *encoding)][dtype].backward({grad_y, x, grad_x, grad_first, grad_second, shape,
+                                                                 encoding, gradient_scale,
+                                                                 has_second(*encoding, grad_second), workspace, stream},
+                                                                activation, dtype);
 }
 
 detent_status detent_fake_quantize_mask_bwd_cuda(const void *grad_y, const uint8_t *mask, void *grad_x,
@@ -224,9 +367,9 @@ detent_status detent_fake_quantize_mask_bwd_cuda(const void *grad_y, const uint8
     const detent_status status = detent_check_values(grad_y, grad_x, dtype, {1, 1, n}, &elements);
     if (status != DETENT_OK || n == 0) return status;
     if (mask == nullptr) return DETENT_BAD_ARGUMENT;
-    static detent_status (*const by_dtype[])(SelectJob, detent_stream) = {run_select<uint32_t>, run_select<uint16_t>,
-                                                                          run_select<uint16_t>, run_select<uint64_t>};
-    return by_dtype[dtype]({grad_y, mask, grad_x, n, false}, stream);
+    static detent_status (*const by_dtype[])(const detent_fake_quantize_mask_bwd_item &, detent_stream) = {
+        run_select<uint32_t>, run_select<uint16_t>, run_select<uint16_t>, run_select<uint64_t>};
+    return by_dtype[dtype]({grad_y, mask, grad_x, n}, stream);
 }
 
 detent_status detent_fake_quantize_dynamic_workspace_cuda(detent_shape3 shape, size_t *bytes)
@@ -249,10 +392,7 @@ detent_status detent_fake_quantize_dynamic_cuda(const void *x, void *y, uint8_t 
     if (workspace_bytes < needed || (needed > 0 && workspace == nullptr)) return DETENT_WORKSPACE_SMALL;
 
     const int math = by_math(dtype, *encoding);
-    Destination to = {};
-    to.mode = math ? TO_RANGE_F64 : TO_RANGE_F32;
-    to.range_f32 = {(const float *)clip, clip_count, grid_of<float>(*encoding), (float *)min, (float *)max};
-    to.range_f64 = {(const double *)clip, clip_count, grid_of<double>(*encoding), (double *)min, (double *)max};
+    const Destination to = range_of(clip, clip_count, *encoding, math, min, max);
     detent_encoding derived = *encoding;
     derived.scale = derived.zero_point = nullptr;
     derived.min = min;

@@ -3,7 +3,8 @@
  *
  * map     flat vectors of V elements, V * sizeof(element) = 16 bytes; any vector may cross groups
  * reduce  tasks of whole or part groups, each leaving one partial result per group at a place that depends on the shape
- *         alone; partials are joined in order afterwards, so the same input gives the same bits on every device */
+ *         alone; partials are joined in order afterwards, so the same input gives the same bits on every device
+ * many    the blocks of several items, one item after the other */
 #ifndef DETENT_CUDA_GEOMETRY_H
 #define DETENT_CUDA_GEOMETRY_H
 
@@ -225,6 +226,13 @@ inline size_t partial_count(const Partition &part)
     return partial_rows(part) > 1 ? partial_rows(part) * part.shape.groups : 0;
 }
 
+/* Blocks of the launch that sums tasks, none for an empty tensor. */
+inline size_t reduce_blocks(const Partition &part)
+{
+    if (partial_rows(part) == 0) return 0;
+    return part.narrow ? task_count(part) : ceil_div(task_count(part), tasks_per_block(part));
+}
+
 struct Task {
     size_t outer_begin, outer_end, group_begin, group_end, inner_begin, inner_end;
     size_t row; /* of the partials of its groups */
@@ -254,6 +262,14 @@ DETENT_GEOMETRY unsigned finish_team(size_t rows)
     return rows >= 2 * THREADS ? (unsigned)THREADS : (unsigned)least(WARP, power_below(most(rows, 1)));
 }
 
+/* Blocks of the launch that joins partials, none where every group has one; an empty tensor still finishes its groups.
+ */
+inline size_t finish_blocks(const Partition &part)
+{
+    const size_t rows = partial_rows(part);
+    return rows == 1 ? 0 : ceil_div(part.shape.groups, THREADS / finish_team(rows));
+}
+
 /* body(vector, stride, run): vectors vector, vector + stride, ... (`unroll` of them) as far as they meet the run. A
  * vector may reach over an end of the run; its elements there belong to others. */
 template <unsigned V, unsigned UNROLL, typename Body>
@@ -281,6 +297,22 @@ DETENT_WALK void walk_narrow(const Partition &part, const Task &task, unsigned t
         body(outer * columns + task.group_begin * part.shape.inner + column, part.row_lanes * columns,
              (unsigned)least(UNROLL, rows));
     }
+}
+
+/* --- many ------------------------------------------------------------------------------------------------------------
+ * One launch over several items. first[i] is the first block of item i, first[count] the number of all; the item of a
+ * block, which is none of those without blocks. */
+DETENT_GEOMETRY unsigned item_at(const size_t *first, unsigned count, size_t block)
+{
+    unsigned low = 0, high = count;
+    while (high - low > 1) {
+        const unsigned middle = (low + high) / 2;
+        if (first[middle] <= block)
+            low = middle;
+        else
+            high = middle;
+    }
+    return low;
 }
 
 } // namespace detent_cuda

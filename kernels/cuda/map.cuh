@@ -62,7 +62,10 @@ __device__ __forceinline__ void store_mask(uint8_t *mask, size_t vector, unsigne
     if (place == 0 && vector * V < elements) mask[vector * V / 8] = (uint8_t)bits;
 }
 
-template <typename Op> __device__ __forceinline__ void map_elements(const MapJob<Op> &job, Held<typename Op::real> held)
+/* Tiles first, first + step, ... */
+template <typename Op>
+__device__ __forceinline__ void map_elements(const MapJob<Op> &job, Held<typename Op::real> held, size_t first,
+                                             size_t step)
 {
     typedef typename Op::From From;
     typedef typename Op::To To;
@@ -73,7 +76,7 @@ template <typename Op> __device__ __forceinline__ void map_elements(const MapJob
     const size_t tiles = map_tiles(job.elements, V);
     const unsigned inner = (unsigned)least(job.shape.inner, V);
 
-    for (size_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+    for (size_t tile = first; tile < tiles; tile += step) {
         Pack<From, V> from[MAP_UNROLL];
 #pragma unroll
         for (unsigned turn = 0; turn < MAP_UNROLL; ++turn) {
@@ -127,7 +130,7 @@ enum : unsigned { MAP_BLOCKS = 3 };
 
 template <typename Op> __global__ void __launch_bounds__(THREADS, MAP_BLOCKS) map(MapJob<Op> job)
 {
-    map_elements<Op>(job, {SIZE_MAX, {}});
+    map_elements<Op>(job, {SIZE_MAX, {}}, blockIdx.x, gridDim.x);
 }
 
 template <typename Op>

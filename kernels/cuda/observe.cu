@@ -3,7 +3,7 @@
 #include "../cpu/check.h"
 #include "load_store.cuh"
 #include "observe.cuh"
-#include "reduce.cuh"
+#include "many.cuh"
 
 namespace detent_cuda
 {
@@ -101,6 +101,32 @@ detent_status run_observe(const void *x, detent_dtype dtype, detent_shape3 shape
     static const Function table[] = {observe<float, float>, observe<F16, float>, observe<BF16, float>,
                                      observe<double, double>}; /* in the order of detent_dtype */
     return table[dtype](x, detent_counting_limit(dtype), partition_of(shape), destination, partials, join_rows, stream);
+}
+
+template <typename X>
+static detent_status observe_many(const Observed &observed, double limit, void *partials, detent_stream stream)
+{
+    typedef Observe<X, float> Op;
+    size_t offset = 0;
+    const auto job_of = [&](size_t i) -> ReduceJob<Op> {
+        const ObservedItem item = observed.item(observed.items, i);
+        if (i == 0) offset = 0;
+        void *mine = (char *)partials + offset;
+        size_t bytes = 0;
+        (void)detent_observe_min_max_workspace_cuda(item.shape, &bytes);
+        offset += bytes;
+        return {{(const X *)item.x, (float)limit, is_aligned<X, Op::V>(item.x), {item.to}},
+                partition_of(item.shape),
+                (Statistics<float> *)mine};
+    };
+    return run_reduce_many<Op>(observed.count, job_of, stream);
+}
+
+detent_status run_observe_many(const Observed &observed, detent_dtype dtype, void *partials, detent_stream stream)
+{
+    static detent_status (*const by_dtype[])(const Observed &, double, void *, detent_stream) = {
+        observe_many<float>, observe_many<F16>, observe_many<BF16>};
+    return by_dtype[dtype](observed, detent_counting_limit(dtype), partials, stream);
 }
 
 } // namespace detent_cuda

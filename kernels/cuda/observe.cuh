@@ -59,6 +59,23 @@ struct Destination {
 detent_status run_observe(const void *x, detent_dtype dtype, detent_shape3 shape, const Destination &destination,
                           void *partials, bool join_rows, detent_stream stream);
 
+struct ObservedItem {
+    const void *x;
+    detent_shape3 shape;
+    Destination to;
+};
+
+/* Several tensors; item(items, i) is one of them. */
+struct Observed {
+    size_t count;
+    const void *items;
+    ObservedItem (*item)(const void *items, size_t i);
+};
+
+/* run_observe with join_rows for several tensors of float32, float16 or bfloat16; partials of one after the other, with
+ * room for doubles (detent_observe_min_max_workspace_cuda). */
+detent_status run_observe_many(const Observed &observed, detent_dtype dtype, void *partials, detent_stream stream);
+
 } // namespace detent_cuda
 
 #endif

@@ -74,12 +74,13 @@ template <typename Op> struct AddColumn {
     }
 };
 
+/* A block's share of the tasks: those of blocks first, first + step, ... */
 template <typename Op>
-__global__ void __launch_bounds__(THREADS, 2) reduce_wide(const __grid_constant__ ReduceJob<Op> job)
+__device__ __forceinline__ void reduce_wide_tasks(const ReduceJob<Op> &job, size_t first, size_t step)
 {
     const unsigned team = team_of(job.part), teams = THREADS / team;
     const size_t tasks = task_count(job.part);
-    for (size_t block = blockIdx.x; block * teams < tasks; block += gridDim.x) {
+    for (size_t block = first; block * teams < tasks; block += step) {
         const size_t index = block * teams + threadIdx.x / team;
         const Task task = task_at(job.part, index < tasks ? index : 0);
         AddVectors<Op> add = {job.op, job.op.group(task.group_begin), Op::Result::none()};
@@ -90,12 +91,12 @@ __global__ void __launch_bounds__(THREADS, 2) reduce_wide(const __grid_constant_
 }
 
 template <typename Op>
-__global__ void __launch_bounds__(THREADS) reduce_narrow(const __grid_constant__ ReduceJob<Op> job)
+__device__ __forceinline__ void reduce_narrow_tasks(const ReduceJob<Op> &job, size_t first, size_t step)
 {
     __shared__ typename Op::Result of_thread[THREADS];
     const unsigned lanes = job.part.lanes, inner = (unsigned)job.part.shape.inner;
     const size_t tasks = task_count(job.part);
-    for (size_t index = blockIdx.x; index < tasks; index += gridDim.x) {
+    for (size_t index = first; index < tasks; index += step) {
         const Task task = task_at(job.part, index);
         const unsigned groups = (unsigned)(task.group_end - task.group_begin);
         const unsigned of_strip = threadIdx.x % lanes / inner;
@@ -117,12 +118,24 @@ __global__ void __launch_bounds__(THREADS) reduce_narrow(const __grid_constant__
     }
 }
 
+template <typename Op>
+__global__ void __launch_bounds__(THREADS, 2) reduce_wide(const __grid_constant__ ReduceJob<Op> job)
+{
+    reduce_wide_tasks(job, blockIdx.x, gridDim.x);
+}
+
+template <typename Op>
+__global__ void __launch_bounds__(THREADS) reduce_narrow(const __grid_constant__ ReduceJob<Op> job)
+{
+    reduce_narrow_tasks(job, blockIdx.x, gridDim.x);
+}
+
 /* Partials of each group: each lane of a team its own in order, then the team's tree. */
 template <typename Finish, typename Result>
-__global__ void __launch_bounds__(THREADS) finish_groups(const __grid_constant__ FinishJob<Finish, Result> job)
+__device__ __forceinline__ void finish_rows(const FinishJob<Finish, Result> &job, size_t first, size_t step)
 {
     const unsigned team = finish_team(job.rows), teams = THREADS / team, lane = threadIdx.x % team;
-    for (size_t block = blockIdx.x; block * teams < job.groups; block += gridDim.x) {
+    for (size_t block = first; block * teams < job.groups; block += step) {
         const size_t group = block * teams + threadIdx.x / team;
         Result result = Result::none();
         if (group < job.groups)
@@ -132,13 +145,18 @@ __global__ void __launch_bounds__(THREADS) finish_groups(const __grid_constant__
     }
 }
 
+template <typename Finish, typename Result>
+__global__ void __launch_bounds__(THREADS) finish_groups(const __grid_constant__ FinishJob<Finish, Result> job)
+{
+    finish_rows(job, blockIdx.x, gridDim.x);
+}
+
 /* Tasks only: where a group has several rows the caller joins the partials. */
 template <typename Op>
 detent_status run_tasks(const Op &op, const Partition &part, void *partials, detent_stream stream)
 {
     const ReduceJob<Op> job = {op, part, (typename Op::Result *)partials};
-    if (part.narrow) return launch(&reduce_narrow<Op>, job, task_count(part), stream);
-    return launch(&reduce_wide<Op>, job, ceil_div(task_count(part), tasks_per_block(part)), stream);
+    return launch(part.narrow ? &reduce_narrow<Op> : &reduce_wide<Op>, job, reduce_blocks(part), stream);
 }
 
 /* One launch where every group has one row, else two; an empty tensor still finishes its groups. */
@@ -153,8 +171,7 @@ detent_status run_reduce(const Op &op, const Partition &part, void *partials, de
         if (status != DETENT_OK || rows == 1) return status;
     }
     const FinishJob<decltype(op.finish), Result> job = {op.finish, (const Result *)partials, part.shape.groups, rows};
-    return launch(&finish_groups<decltype(op.finish), Result>, job,
-                  ceil_div(part.shape.groups, THREADS / finish_team(rows)), stream);
+    return launch(&finish_groups<decltype(op.finish), Result>, job, finish_blocks(part), stream);
 }
 
 /* Bytes of partials with results of result_bytes each; 0 where none are written. */

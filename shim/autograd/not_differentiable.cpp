@@ -4,6 +4,13 @@
 namespace detent_autograd {
 namespace {
 
+// Those of an argument or a result: one, several of a list, or none.
+variable_list tensors_of(const c10::IValue &value) {
+  if (value.isTensorList()) return value.toTensorVector();
+  if (value.isTensor() && value.toTensor().defined()) return {value.toTensor()};
+  return {};
+}
+
 // Runs the operator on the stack inside a node whose backward is the message. `inputs` only ties the node to the graph;
 // it must be a TensorList, the one list whose tensors apply() looks at.
 struct Barrier : torch::autograd::Function<Barrier> {
@@ -14,7 +21,7 @@ struct Barrier : torch::autograd::Function<Barrier> {
     op->callBoxed(stack);
     variable_list results;
     for (const auto &result : torch::jit::last(*stack, op->schema().returns().size()))
-      results.push_back(result.toTensor());
+      for (const Tensor &tensor : tensors_of(result)) results.push_back(tensor);
     return results;
   }
   static variable_list backward(AutogradContext *ctx, const variable_list &) {
@@ -29,23 +36,47 @@ void not_differentiable(const c10::OperatorHandle &op, c10::DispatchKeySet, torc
   variable_list inputs;
   if (at::GradMode::is_enabled())
     for (const auto &argument : torch::jit::last(*stack, op.schema().arguments().size()))
-      if (argument.isTensor() && argument.toTensor().defined() && argument.toTensor().requires_grad())
-        inputs.push_back(argument.toTensor());
+      for (const Tensor &tensor : tensors_of(argument))
+        if (tensor.requires_grad()) inputs.push_back(tensor);
   if (inputs.empty()) {
     at::AutoDispatchBelowADInplaceOrView below;
     op.callBoxed(stack);
     return;
   }
   const auto results = Barrier::apply(at::TensorList(inputs), &op, stack);
-  for (size_t i = 0; i < results.size(); ++i) torch::jit::peek(*stack, i, results.size()) = results[i];
+  const size_t returns = op.schema().returns().size();
+  for (size_t i = 0, next = 0; i < returns; ++i) {
+    c10::IValue &result = torch::jit::peek(*stack, i, returns);
+    const size_t count = tensors_of(result).size();
+    if (result.isTensorList()) result = variable_list(results.begin() + next, results.begin() + next + count);
+    else result = results[next];
+    next += count;
+  }
 }
 
 TORCH_LIBRARY_IMPL(detent, Autograd, m) {
-  for (const char *name :
-       {"fake_quantize_backward", "fake_quantize_range_backward", "fake_quantize_mask_backward", "fake_quantize_mask",
-        "fake_quantize_range_mask", "fake_quantize_dynamic_mask", "float_cast_mask", "quantize_backward",
-        "dequantize_backward", "encode_min_max", "encode_affine", "observe_min_max", "encode_percentile", "encode_sqnr",
-        "encode_mse", "encode_entropy"})
+  for (const char *name : {"fake_quantize_backward",
+                           "fake_quantize_range_backward",
+                           "fake_quantize_mask_backward",
+                           "fake_quantize_mask",
+                           "fake_quantize_range_mask",
+                           "fake_quantize_dynamic_mask",
+                           "fake_quantize_many_mask",
+                           "fake_quantize_many_backward",
+                           "fake_quantize_range_many_mask",
+                           "fake_quantize_range_many_backward",
+                           "fake_quantize_dynamic_many_mask",
+                           "fake_quantize_mask_many_backward",
+                           "float_cast_mask",
+                           "quantize_backward",
+                           "dequantize_backward",
+                           "encode_min_max",
+                           "encode_affine",
+                           "observe_min_max",
+                           "encode_percentile",
+                           "encode_sqnr",
+                           "encode_mse",
+                           "encode_entropy"})
     m.impl(name, torch::CppFunction::makeFromBoxedFunction<&not_differentiable>());
 }
 

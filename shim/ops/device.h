@@ -4,6 +4,7 @@
 
 #include "detent/encode.h"
 #include "detent/fake_quantize.h"
+#include "detent/fake_quantize_many.h"
 #include "detent/float_cast.h"
 #include "detent/observe.h"
 #include "detent/quantize.h"
@@ -44,6 +45,12 @@ struct Cpu {
   static constexpr auto fake_quantize_mask_bwd = &detent_fake_quantize_mask_bwd_cpu;
   static constexpr auto fake_quantize_dynamic_workspace = &detent_fake_quantize_dynamic_workspace;
   static constexpr auto fake_quantize_dynamic = &detent_fake_quantize_dynamic_cpu;
+  static constexpr auto fake_quantize_many = &detent_fake_quantize_many_cpu;
+  static constexpr auto fake_quantize_many_bwd_workspace = &detent_fake_quantize_many_bwd_workspace;
+  static constexpr auto fake_quantize_many_bwd = &detent_fake_quantize_many_bwd_cpu;
+  static constexpr auto fake_quantize_mask_many_bwd = &detent_fake_quantize_mask_many_bwd_cpu;
+  static constexpr auto fake_quantize_dynamic_many_workspace = &detent_fake_quantize_dynamic_many_workspace;
+  static constexpr auto fake_quantize_dynamic_many = &detent_fake_quantize_dynamic_many_cpu;
   static constexpr auto fake_quantize_stochastic = &detent_fake_quantize_stochastic_cpu;
   static constexpr auto float_cast = &detent_float_cast_cpu;
   static constexpr auto quantize = &detent_quantize_cpu;

@@ -202,6 +202,20 @@ std::tuple<Tensor, Tensor, Tensor> fake_quantize_range_backward(const Tensor &gr
 // --- a range derived from the tensor
 // ----------------------------------------------------------------------------------
 
+inline Tensor clip_values(const char *op, const Tensor &clip, const Grouped &x, detent_dtype real) {
+  check_real(op, "clip", clip);
+  check_device(op, "clip", clip, x.like());
+  return clip.numel() == 1 ? converted(clip, torch_of(real)) : encoding_values(op, "clip", clip, x, real);
+}
+
+// One value per group, in the shape of an encoding.
+inline Tensor empty_groups(const Grouped &x, detent_dtype real) {
+  const Ints groups = x.encoding_sizes.empty() ? Ints{1} : x.encoding_sizes;
+  Ints strides(groups.size(), 1);
+  for (size_t i = groups.size() - 1; i-- > 0;) strides[i] = strides[i + 1] * (groups[i + 1] > 0 ? groups[i + 1] : 1);
+  return empty_strided(x.values(), groups.data(), strides.data(), groups.size(), torch_of(real));
+}
+
 template <typename Device>
 std::tuple<Tensor, Tensor, Tensor> run_dynamic(const Tensor &x, const std::optional<Tensor> &clip, int64_t qmin,
                                                int64_t qmax, bool symmetric, const std::optional<int64_t> &axis,
@@ -213,18 +227,11 @@ std::tuple<Tensor, Tensor, Tensor> run_dynamic(const Tensor &x, const std::optio
   const detent_encoding encoding = range_encoding(op, checked_grid(op, qmin, qmax), symmetric, zero_point);
   const detent_dtype real = detent_math_dtype(dtype, encoding.grid);
   std::optional<Tensor> factor;
-  if (clip.has_value()) {
-    check_real(op, "clip", *clip);
-    check_device(op, "clip", *clip, x);
-    factor = clip->numel() == 1 ? converted(*clip, torch_of(real)) : encoding_values(op, "clip", *clip, grouped, real);
-  }
+  if (clip.has_value()) factor = clip_values(op, *clip, grouped, real);
 
   typename Device::Scope scope(grouped.values());
   Tensor y = grouped.empty();
-  const Ints groups = grouped.encoding_sizes.empty() ? Ints{1} : grouped.encoding_sizes;
-  Ints strides(groups.size(), 1);
-  for (size_t i = groups.size() - 1; i-- > 0;) strides[i] = strides[i + 1] * (groups[i + 1] > 0 ? groups[i + 1] : 1);
-  Tensor min = empty_strided(x, groups.data(), strides.data(), groups.size(), torch_of(real));
+  Tensor min = empty_groups(grouped, real);
   Tensor max = empty_as(min);
   if (mask != nullptr) *mask = empty_mask(grouped);
   size_t bytes = 0;
@@ -283,6 +290,24 @@ inline Tensor empty_in_order(const Tensor &like, const Ints &order) {
   return empty_strided(like, sizes.data(), strides.data(), sizes.size(), torch_dtype_of(like));
 }
 
+inline void check_mask(const char *op, const Tensor &mask, const Tensor &grad_y) {
+  if (mask.numel() != (grad_y.numel() + 7) / 8 || torch_dtype_of(mask) != torch_of(DETENT_U8))
+    fail(op, "mask has ", mask.numel(), " elements of ", dtype_name(mask), ", expected ", (grad_y.numel() + 7) / 8,
+         " of uint8, one bit per element of grad_y of shape ", shape_text(grad_y), ".");
+  check_device(op, "mask", mask, grad_y);
+}
+
+// grad_y in dense memory whose dimensions lie in `order`, slowest first; nothing means contiguous.
+inline Tensor in_order(const char *op, const Tensor &grad_y, const OptionalInts &order) {
+  if (order.has_value()) check_order(op, *order, grad_y.dim());
+  Ints contiguous;
+  for (int64_t i = 0; !order.has_value() && i < grad_y.dim(); ++i) contiguous.push_back(i);
+  Tensor in_memory = empty_in_order(grad_y, order.has_value() ? *order : contiguous);
+  if (same_strides(grad_y, in_memory)) return grad_y;
+  torch::stable::copy_(in_memory, grad_y);
+  return in_memory;
+}
+
 // order: the dimensions of y from the slowest to the fastest in memory, None for contiguous. The mask lies in that
 // order, or, with block_size, in the order of the blocks.
 template <typename Device>
@@ -290,20 +315,8 @@ Tensor fake_quantize_mask_backward(const Tensor &grad_y, const Tensor &mask, Opt
                                    OptionalInts block_size) {
   const char *op = "fake_quantize_mask_backward";
   const detent_dtype dtype = float_dtype(op, "grad_y", grad_y);
-  if (mask.numel() != (grad_y.numel() + 7) / 8 || torch_dtype_of(mask) != torch_of(DETENT_U8))
-    fail(op, "mask has ", mask.numel(), " elements of ", dtype_name(mask), ", expected ", (grad_y.numel() + 7) / 8,
-         " of uint8, one bit per element of grad_y of shape ", shape_text(grad_y), ".");
-  check_device(op, "mask", mask, grad_y);
-  if (order.has_value()) check_order(op, *order, grad_y.dim());
-  Ints in_order;
-  for (int64_t i = 0; !order.has_value() && i < grad_y.dim(); ++i) in_order.push_back(i);
-  Tensor in_memory = empty_in_order(grad_y, order.has_value() ? *order : in_order);
-  Tensor grad = grad_y;
-  if (!same_strides(grad_y, in_memory)) {
-    torch::stable::copy_(in_memory, grad_y);
-    grad = in_memory;
-  }
-  const Grouped grouped(op, grad, std::nullopt, block_size);
+  check_mask(op, mask, grad_y);
+  const Grouped grouped(op, in_order(op, grad_y, order), std::nullopt, block_size);
   typename Device::Scope scope(grouped.values());
   const Tensor bits = torch::stable::contiguous(mask);
   Tensor grad_x = grouped.empty();

@@ -57,6 +57,12 @@ struct Cuda {
   static constexpr auto fake_quantize_mask_bwd = &Named<&detent_fake_quantize_mask_bwd_cuda>::call;
   static constexpr auto fake_quantize_dynamic_workspace = &detent_fake_quantize_dynamic_workspace_cuda;
   static constexpr auto fake_quantize_dynamic = &Named<&detent_fake_quantize_dynamic_cuda>::call;
+  static constexpr auto fake_quantize_many = &Named<&detent_fake_quantize_many_cuda>::call;
+  static constexpr auto fake_quantize_many_bwd_workspace = &detent_fake_quantize_many_bwd_workspace_cuda;
+  static constexpr auto fake_quantize_many_bwd = &Named<&detent_fake_quantize_many_bwd_cuda>::call;
+  static constexpr auto fake_quantize_mask_many_bwd = &Named<&detent_fake_quantize_mask_many_bwd_cuda>::call;
+  static constexpr auto fake_quantize_dynamic_many_workspace = &detent_fake_quantize_dynamic_many_workspace_cuda;
+  static constexpr auto fake_quantize_dynamic_many = &Named<&detent_fake_quantize_dynamic_many_cuda>::call;
   static constexpr auto fake_quantize_stochastic = &Named<&detent_fake_quantize_stochastic_cuda>::call;
   static constexpr auto float_cast = &Named<&detent_float_cast_cuda>::call;
   static constexpr auto quantize = &Named<&detent_quantize_cuda>::call;

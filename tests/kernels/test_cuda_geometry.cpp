@@ -231,6 +231,93 @@ TEST(CudaGeometry, every_element_of_a_map_and_every_mask_byte_has_one_owner)
     }
 }
 
+// --- several items in one launch -------------------------------------------------------------------------------------
+
+namespace
+{
+
+// What a launch over several items gives to each block: its item, and which of the item's blocks it is.
+template <typename F> void for_each_block(const std::vector<size_t> &blocks, F f)
+{
+    std::vector<size_t> first(1, 0);
+    for (const size_t of_item : blocks) first.push_back(first.back() + of_item);
+    for (size_t block = 0; block < first.back(); ++block) {
+        const unsigned item = detent_cuda::item_at(first.data(), (unsigned)blocks.size(), block);
+        ASSERT_LT(item, blocks.size());
+        ASSERT_GE(block, first[item]);
+        f(item, block - first[item]);
+    }
+}
+
+std::vector<std::vector<detent_shape3>> many_lists()
+{
+    const std::vector<detent_shape3> all = many_shapes();
+    std::vector<std::vector<detent_shape3>> lists = {{}, {{1, 0, 4}}, {{0, 1, 1}, {1, 1, 1}, {2, 3, 0}}, all};
+    std::mt19937_64 random(11);
+    for (const size_t count : {1, 2, 3, 17, 64}) {
+        std::vector<detent_shape3> list;
+        for (size_t i = 0; i < count; ++i) list.push_back(all[random() % all.size()]);
+        lists.push_back(list);
+    }
+    return lists;
+}
+
+} // namespace
+
+template <unsigned V> static void expect_map_of_many_covers(const std::vector<detent_shape3> &shapes)
+{
+    using namespace detent_cuda;
+    std::vector<size_t> blocks;
+    std::vector<std::vector<uint8_t>> owners;
+    for (const detent_shape3 shape : shapes) {
+        owners.emplace_back(detent_test::elements_of(shape));
+        blocks.push_back(map_tiles(owners.back().size(), V));
+    }
+    for_each_block(blocks, [&](unsigned item, size_t tile) {
+        for (unsigned turn = 0; turn < MAP_UNROLL; ++turn)
+            for (unsigned thread = 0; thread < THREADS; ++thread) {
+                const size_t vector = map_vector(tile, thread, turn);
+                for (size_t i = vector * V; i < std::min(owners[item].size(), (vector + 1) * V); ++i) ++owners[item][i];
+            }
+    });
+    for (size_t item = 0; item < shapes.size(); ++item)
+        for (size_t i = 0; i < owners[item].size(); ++i)
+            ASSERT_EQ(owners[item][i], 1) << "element " << i << " of item " << item << " of " << shapes.size() << ", "
+                                          << text_of(shapes[item]) << ", vectors of " << V;
+}
+
+TEST(CudaGeometry, every_element_of_every_item_has_one_owner)
+{
+    for (const auto &shapes : many_lists()) {
+        expect_map_of_many_covers<4>(shapes);
+        expect_map_of_many_covers<8>(shapes);
+    }
+}
+
+// That the blocks of one item own each of its elements once is proved above.
+TEST(CudaGeometry, every_block_of_every_reduction_runs_once)
+{
+    for (const auto &shapes : many_lists())
+        for (const bool finishing : {false, true}) {
+            std::vector<size_t> blocks;
+            std::vector<std::vector<uint8_t>> runs;
+            for (const detent_shape3 shape : shapes) {
+                const Partition part = detent_cuda::partition_of(shape);
+                blocks.push_back(finishing ? detent_cuda::finish_blocks(part) : detent_cuda::reduce_blocks(part));
+                runs.emplace_back(blocks.back());
+                // An empty tensor has nothing to sum, and its sums are written all the same.
+                if (elements_of(shape) == 0) {
+                    EXPECT_EQ(blocks.back() > 0, finishing && shape.groups > 0) << text_of(shape);
+                } else {
+                    EXPECT_EQ(blocks.back() > 0, !finishing || detent_cuda::partial_rows(part) > 1) << text_of(shape);
+                }
+            }
+            for_each_block(blocks, [&](unsigned item, size_t block) { ++runs[item].at(block); });
+            for (const auto &of_item : runs)
+                for (const uint8_t count : of_item) ASSERT_EQ(count, 1);
+        }
+}
+
 TEST(CudaGeometry, a_place_names_the_group_and_what_is_left_of_it)
 {
     for (const detent_shape3 shape : many_shapes()) {

@@ -125,6 +125,82 @@ SAMPLES = {
         "fake_quantize_stochastic",
         lambda: (channels_last(), positive(grad=False), None, torch.tensor([3, 4]), -8, 7),
     ),
+    "fake_quantize_many": (
+        "fake_quantize_many",
+        lambda: ([tensors(4, 6), tensors(3, 2)], [positive(6), positive(2)], [tensors(6), tensors(2)], -8, 7, [1, 1]),
+    ),
+    "fake_quantize_many, blocks": (
+        "fake_quantize_many",
+        lambda: ([tensors(4, 6), tensors(6)], [positive(2, 3), positive(2)], [], -8, 7, None, [2, 2, 3], [0.5, 1.0]),
+    ),
+    "fake_quantize_many, fixed": (
+        "fake_quantize_many",
+        lambda: ([channels_last(), tensors(3)], [positive(grad=False), positive(grad=False)], [], -8, 7),
+    ),
+    "fake_quantize_many_mask": (
+        "fake_quantize_many_mask",
+        lambda: ([tensors(4, 6, grad=False), tensors(9, grad=False)], [positive(grad=False)] * 2, [], -8, 7),
+    ),
+    "fake_quantize_many_backward": (
+        "fake_quantize_many_backward",
+        lambda: (*[[tensors(9, grad=False), tensors(2, 3, grad=False)]] * 2, [positive(grad=False)] * 2, [], -8, 7),
+    ),
+    "fake_quantize_range_many": (
+        "fake_quantize_range_many",
+        lambda: (
+            [tensors(4, 6), tensors(4)],
+            [-positive(4), -positive(4)],
+            [positive(4), positive(4)],
+            0,
+            15,
+            False,
+            None,
+            [0, 0],
+        ),
+    ),
+    "fake_quantize_range_many, fixed": (
+        "fake_quantize_range_many",
+        lambda: ([channels_last()], [-positive(grad=False)], [positive(grad=False)], 0, 15, False),
+    ),
+    "fake_quantize_range_many_mask": (
+        "fake_quantize_range_many_mask",
+        lambda: ([tensors(9, grad=False)], [-positive(grad=False)], [positive(grad=False)], 0, 15, False),
+    ),
+    "fake_quantize_range_many_backward": (
+        "fake_quantize_range_many_backward",
+        lambda: (
+            [tensors(9, grad=False)],
+            [tensors(9, grad=False)],
+            [-positive(grad=False)],
+            [positive(grad=False)],
+            0,
+            15,
+            False,
+        ),
+    ),
+    "fake_quantize_dynamic_many": (
+        "fake_quantize_dynamic_many",
+        lambda: ([tensors(4, 6), channels_last()], [], -8, 7, True, [0, 1]),
+    ),
+    "fake_quantize_dynamic_many, blocks": (
+        "fake_quantize_dynamic_many",
+        lambda: ([tensors(4, 6), tensors(6)], [positive(grad=False)] * 2, -8, 7, True, None, [2, 2, 3]),
+    ),
+    "fake_quantize_dynamic_many_mask": (
+        "fake_quantize_dynamic_many_mask",
+        lambda: ([tensors(4, 6, grad=False), tensors(4, grad=False)], [], -8, 7, True, [0, 0]),
+    ),
+    "fake_quantize_mask_many_backward": (
+        "fake_quantize_mask_many_backward",
+        lambda: (
+            [tensors(9, grad=False), tensors(2, 4, grad=False)],
+            [torch.zeros(2, dtype=torch.uint8), torch.ones(1, dtype=torch.uint8)],
+        ),
+    ),
+    "fake_quantize_mask_many_backward, in an order": (
+        "fake_quantize_mask_many_backward",
+        lambda: ([tensors(2, 4, grad=False)], [torch.ones(1, dtype=torch.uint8)], [1, 0]),
+    ),
     "float_cast": ("float_cast", lambda: (tensors(4, 6), positive(6, grad=False), 3, -6, 448.0, 1)),
     "float_cast, channels_last": ("float_cast", lambda: (channels_last(), positive(grad=False), 2, -14, 57344.0)),
     "float_cast, blocks": (

@@ -1,5 +1,6 @@
 """Many processes: N ranks calibrate, train and save as one process does."""
 
+import contextlib
 import io
 
 import detent
@@ -277,6 +278,29 @@ def test_ranks_train_as_one_process(ranks, world, scheme):
         assert len(moved) >= 10, moved
 
 
+def _accumulate(rank, world, scheme, cached):
+    """Two steps over three pieces each, of which the last one reduces."""
+    sim = calibrated_sim(scheme)
+    sim.model = model = DistributedDataParallel(sim.model.eval())
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.05)
+    with qat.cached_weights(sim) if cached else contextlib.nullcontext():
+        for data in (batches(3), batches(6)[3:]):
+            optimizer.zero_grad()
+            for piece in data[:-1]:
+                with model.no_sync():
+                    model(piece[rank::world]).square().mean().backward()
+            model(data[-1][rank::world]).square().mean().backward()
+            optimizer.step()
+    return unwrap(model).state_dict()
+
+
+@pytest.mark.parametrize("scheme", [LEARNED, "min_max"])
+def test_ranks_accumulate_the_same_with_cached_weights(ranks, scheme):
+    first, second = ranks.run(2, _accumulate, scheme, True)
+    same_state(second, first)
+    same_state(first, ranks.run(2, _accumulate, scheme, False)[0])
+
+
 def test_a_checkpoint_of_two_ranks_resumes_on_four(ranks):
     states = ranks.run(2, _train, LEARNED, 2)
     file = io.BytesIO()
@@ -351,6 +375,8 @@ def _train_sharded(rank, world, scheme, by_layer, folder):
     for refused in (lambda: sim.compute_encodings(feed, batches(1)), sim.encodings):
         with pytest.raises(RuntimeError, match="is sharded over ranks, expected a whole model"):
             refused()
+    with pytest.raises(RuntimeError, match="sharded over ranks, expected whole"), qat.cached_weights(sim):
+        pass
     trained(sim, 3, rank, world)
     dcp.save(get_model_state_dict(sim.model), checkpoint_id=folder)
     return get_model_state_dict(sim.model, options=StateDictOptions(full_state_dict=True))

@@ -54,6 +54,43 @@ SCHEMAS = {
         "int? zero_point=None) -> (Tensor y, Tensor min, Tensor max, Tensor mask)"
     ),
     "fake_quantize_mask_backward": "(Tensor grad_y, Tensor mask, int[]? order=None, int[]? block_size=None) -> Tensor",
+    "fake_quantize_many": (
+        "(Tensor[] x, Tensor[] scale, Tensor[] zero_point, int qmin, int qmax, int[]? axis=None, int[]? "
+        "block_size=None, float[]? grad_scale=None) -> Tensor[]"
+    ),
+    "fake_quantize_many_mask": (
+        "(Tensor[] x, Tensor[] scale, Tensor[] zero_point, int qmin, int qmax, int[]? axis=None, int[]? "
+        "block_size=None) -> (Tensor[] y, Tensor[] mask)"
+    ),
+    "fake_quantize_many_backward": (
+        "(Tensor[] grad_y, Tensor[] x, Tensor[] scale, Tensor[] zero_point, int qmin, int qmax, int[]? "
+        "axis=None, int[]? block_size=None, float[]? grad_scale=None) -> (Tensor[] grad_x, Tensor[] grad_scale, "
+        "Tensor[] grad_zero_point)"
+    ),
+    "fake_quantize_range_many": (
+        "(Tensor[] x, Tensor[] min, Tensor[] max, int qmin, int qmax, bool symmetric, int? zero_point=None, "
+        "int[]? axis=None, int[]? block_size=None) -> Tensor[]"
+    ),
+    "fake_quantize_range_many_mask": (
+        "(Tensor[] x, Tensor[] min, Tensor[] max, int qmin, int qmax, bool symmetric, int? zero_point=None, "
+        "int[]? axis=None, int[]? block_size=None) -> (Tensor[] y, Tensor[] mask)"
+    ),
+    "fake_quantize_range_many_backward": (
+        "(Tensor[] grad_y, Tensor[] x, Tensor[] min, Tensor[] max, int qmin, int qmax, bool symmetric, int? "
+        "zero_point=None, int[]? axis=None, int[]? block_size=None) -> (Tensor[] grad_x, Tensor[] grad_min, "
+        "Tensor[] grad_max)"
+    ),
+    "fake_quantize_dynamic_many": (
+        "(Tensor[] x, Tensor[] clip, int qmin, int qmax, bool symmetric, int[]? axis=None, int[]? "
+        "block_size=None, int? zero_point=None) -> (Tensor[] y, Tensor[] min, Tensor[] max)"
+    ),
+    "fake_quantize_dynamic_many_mask": (
+        "(Tensor[] x, Tensor[] clip, int qmin, int qmax, bool symmetric, int[]? axis=None, int[]? "
+        "block_size=None, int? zero_point=None) -> (Tensor[] y, Tensor[] min, Tensor[] max, Tensor[] mask)"
+    ),
+    "fake_quantize_mask_many_backward": (
+        "(Tensor[] grad_y, Tensor[] mask, int[]? order=None, int[]? block_size=None) -> Tensor[]"
+    ),
     "float_cast": (
         "(Tensor x, Tensor scale, int mantissa_bits, int min_exponent, float max, int? axis=None, int[]? "
         "block_size=None) -> Tensor"

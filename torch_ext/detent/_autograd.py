@@ -6,8 +6,12 @@ a fixed range, and costs about 60 us more per call.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+
+from ._layout import memory_order
 
 _ops = torch.ops.detent
 
@@ -62,6 +66,45 @@ def _dynamic_backward(ctx, grad_y, *_):
     return _ops.fake_quantize_range_backward(grad_y, *ctx.saved_tensors, *ctx.plain)[0], *[None] * 7
 
 
+def _many_setup(ctx, inputs, output) -> None:
+    x, first, second, *plain = inputs
+    _keep(ctx, (*x, *first, *second), len(x), *plain)
+
+
+def _zeros_of(grads: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Tensor]:
+    return [torch.zeros_like(x) if grad is None else grad for grad, x in zip(grads, like)]
+
+
+def _many_backward(op):
+    def backward(ctx, grad_y):
+        count, *plain = ctx.plain
+        saved = ctx.saved_tensors
+        x, first, second = saved[:count], saved[count : 2 * count], saved[2 * count :]
+        return _as_given(ctx, *op(_zeros_of(grad_y, x), x, first, second, *plain))
+
+    return backward
+
+
+def _as_given(ctx, *grads: list[Tensor | None]) -> tuple:
+    """With lists, torch wants a gradient for each argument that the call gave, and none for those it left out."""
+    return *grads, *[None] * (len(ctx.needs_input_grad) - len(grads))
+
+
+def _dynamic_many_setup(ctx, inputs, output) -> None:
+    x, clip, qmin, qmax, symmetric, axis, block_size, zero_point = inputs
+    _, min, max = output
+    ctx.mark_non_differentiable(*min, *max)
+    _keep(ctx, (*x, *min, *max), len(x), len(clip), qmin, qmax, symmetric, zero_point, axis, block_size)
+
+
+def _dynamic_many_backward(ctx, grad_y, *_):
+    count, clips, *plain = ctx.plain
+    saved = ctx.saved_tensors
+    x, min, max = saved[:count], saved[count : 2 * count], saved[2 * count :]
+    grad_x, _, _ = _ops.fake_quantize_range_many_backward(_zeros_of(grad_y, x), x, min, max, *plain)
+    return _as_given(ctx, grad_x, [None] * clips)
+
+
 def _float_cast_setup(ctx, inputs, output) -> None:
     x, scale, *plain = inputs
     _keep(ctx, (x, scale), *plain)
@@ -71,9 +114,7 @@ def _float_cast_backward(ctx, grad_y):
     x, scale = ctx.saved_tensors
     _, mask = _ops.float_cast_mask(x, scale, *ctx.plain)
     *_, block_size = ctx.plain
-    order = None
-    if not x.is_contiguous():
-        order = sorted(range(x.dim()), key=torch.empty_like(x).stride().__getitem__, reverse=True)
+    order = memory_order(torch.empty_like(x))
     return _ops.fake_quantize_mask_backward(grad_y, mask, order, block_size), *[None] * (1 + len(ctx.plain))
 
 
@@ -120,6 +161,9 @@ def register() -> None:
         ("fake_quantize_stochastic", _stochastic_backward, _stochastic_setup),
         ("fake_quantize_range", _range_backward, _range_setup),
         ("fake_quantize_dynamic", _dynamic_backward, _dynamic_setup),
+        ("fake_quantize_many", _many_backward(_ops.fake_quantize_many_backward), _many_setup),
+        ("fake_quantize_range_many", _many_backward(_ops.fake_quantize_range_many_backward), _many_setup),
+        ("fake_quantize_dynamic_many", _dynamic_many_backward, _dynamic_many_setup),
         ("float_cast", _float_cast_backward, _float_cast_setup),
         ("quantize", _quantize_backward, _quantize_setup),
         ("dequantize", _dequantize_backward, _dequantize_setup),
@@ -127,7 +171,9 @@ def register() -> None:
         torch.library.register_autograd(f"detent::{name}", backward, setup_context=setup)
     for name in [
         "fake_quantize_backward", "fake_quantize_range_backward", "fake_quantize_mask_backward", "fake_quantize_mask",
-        "fake_quantize_range_mask", "fake_quantize_dynamic_mask", "float_cast_mask", "quantize_backward",
+        "fake_quantize_range_mask", "fake_quantize_dynamic_mask", "fake_quantize_many_mask",
+        "fake_quantize_many_backward", "fake_quantize_range_many_mask", "fake_quantize_range_many_backward",
+        "fake_quantize_dynamic_many_mask", "fake_quantize_mask_many_backward", "float_cast_mask", "quantize_backward",
         "dequantize_backward", "encode_min_max", "encode_affine", "observe_min_max", "encode_percentile", "encode_sqnr",
         "encode_mse", "encode_entropy",
     ]:  # fmt: skip

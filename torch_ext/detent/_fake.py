@@ -6,6 +6,7 @@ import functools
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 _WIDE = 2**23  # beyond it the kernels compute in float64 (detent_math_dtype)
 
@@ -84,6 +85,54 @@ def _fake_quantize_mask_backward(grad_y, mask, order=None, block_size=None):
     return grad_y.new_empty([grad_y.shape[dim] for dim in order]).permute(inverse)
 
 
+def _likes(tensors: list[Tensor]) -> list[Tensor]:
+    return [torch.empty_like(tensor) for tensor in tensors]
+
+
+def _plain_likes(tensors: list[Tensor]) -> list[Tensor]:
+    return [torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in tensors]
+
+
+def _per_tensor(flat: list[int] | None, tensors: list[Tensor]) -> list[list[int] | None]:
+    """A list of one entry per dimension of each tensor, taken apart."""
+    if flat is None:
+        return [None] * len(tensors)
+    entries = iter(flat)
+    return [[next(entries) for _ in tensor.shape] for tensor in tensors]
+
+
+def _fake_quantize_many(x, first, second, qmin, qmax, *options):
+    return _likes(x)
+
+
+def _fake_quantize_many_mask(x, first, second, qmin, qmax, *options):
+    return _likes(x), [_mask(tensor) for tensor in x]
+
+
+def _fake_quantize_many_backward(grad_y, x, first, second, qmin, qmax, *options):
+    return _likes(x), _plain_likes(first), _plain_likes(second)
+
+
+def _fake_quantize_dynamic_many(
+    x, clip, qmin, qmax, symmetric, axis=None, block_size=None, zero_point=None
+):
+    axes = [None] * len(x) if axis is None else axis
+    made = [
+        _fake_quantize_dynamic(tensor, None, qmin, qmax, symmetric, at, blocks)
+        for tensor, at, blocks in zip(x, axes, _per_tensor(block_size, x))
+    ]
+    return tuple(map(list, zip(*made)))
+
+
+def _fake_quantize_dynamic_many_mask(x, *options):
+    return *_fake_quantize_dynamic_many(x, *options), [_mask(tensor) for tensor in x]
+
+
+def _fake_quantize_mask_many_backward(grad_y, mask, order=None, block_size=None):
+    orders = _per_tensor(order, grad_y)
+    return [_fake_quantize_mask_backward(grad, bits, its) for grad, bits, its in zip(grad_y, mask, orders)]
+
+
 def _float_cast(x, scale, mantissa_bits, min_exponent, max, axis=None, block_size=None):
     return torch.empty_like(x)
 
@@ -157,7 +206,7 @@ def _on_one_device(name: str, fake):
 
     @functools.wraps(fake)
     def checked(*args, **kwargs):
-        devices = {t.device for t in (*args, *kwargs.values()) if isinstance(t, Tensor)}
+        devices = {t.device for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
         if len(devices) > 1:
             raise ValueError(
                 f"{name}: tensors are on devices {', '.join(sorted(map(str, devices)))}, expected one device.\n"
@@ -180,6 +229,15 @@ def register() -> None:
         "fake_quantize_dynamic": _fake_quantize_dynamic,
         "fake_quantize_dynamic_mask": _fake_quantize_dynamic_mask,
         "fake_quantize_mask_backward": _fake_quantize_mask_backward,
+        "fake_quantize_many": _fake_quantize_many,
+        "fake_quantize_many_mask": _fake_quantize_many_mask,
+        "fake_quantize_many_backward": _fake_quantize_many_backward,
+        "fake_quantize_range_many": _fake_quantize_many,
+        "fake_quantize_range_many_mask": _fake_quantize_many_mask,
+        "fake_quantize_range_many_backward": _fake_quantize_many_backward,
+        "fake_quantize_dynamic_many": _fake_quantize_dynamic_many,
+        "fake_quantize_dynamic_many_mask": _fake_quantize_dynamic_many_mask,
+        "fake_quantize_mask_many_backward": _fake_quantize_mask_many_backward,
         "float_cast": _float_cast,
         "float_cast_mask": _float_cast_mask,
         "quantize": _quantize,

@@ -17,6 +17,11 @@ def _sizes(owner: str, name: str, given: int | Sequence[int]) -> tuple[int, ...]
     return sizes
 
 
+def memory_order(x: Tensor) -> list[int] | None:
+    """The dimensions of a dense tensor from the slowest to the fastest in memory; ``None`` for a contiguous one."""
+    return None if x.is_contiguous() else sorted(range(x.dim()), key=x.stride().__getitem__, reverse=True)
+
+
 @dataclass(frozen=True)
 class Layout:
     """The shape of an encoding, read from the right against the shape of a tensor, as broadcasting does.

@@ -11,14 +11,18 @@ from torch import nn
 
 from ._progress import check_progress, progress_bar
 from ._running import evaluating
-from .distributed import check_whole, merging
+from .distributed import check_whole, is_sharded, merging
 from .nn.base import parameters_of
+from .nn.keeping import keeping_weights
 from .quantizers import Quantizer
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 __all__ = ["compute_encodings"]
+
+#: Parameters that take no more are quantized once, and kept for all the batches.
+_MOST_KEPT_BYTES = 2**30
 
 
 @contextlib.contextmanager
@@ -60,6 +64,8 @@ def compute_encodings(
             for model in models:
                 stack.enter_context(evaluating(model))
             of_params = _calibrate_params(models, active, progress)
+            if not any(map(is_sharded, models)):
+                stack.enter_context(keeping_weights(*models, most_bytes=_MOST_KEPT_BYTES))
             observing = [quantizer for quantizer in active if quantizer not in of_params]
             for quantizer in observing:
                 quantizer._start_observing("pass")

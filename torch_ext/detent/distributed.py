@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import sys
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -13,7 +14,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from .observers import MinMaxObserver
 
-__all__ = ["check_whole", "merge_observers", "merging", "unwrap"]
+__all__ = ["check_whole", "is_sharded", "merge_observers", "merging", "unwrap"]
 
 # Observers that travel at a time: bounds what a rank holds of the others' statistics.
 _CHUNK = 64
@@ -132,6 +133,13 @@ def unwrap(model: nn.Module) -> nn.Module:
             model = model._modules["_orig_mod"]
         else:
             return model
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether FSDP, of either kind, has split parameters of it."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    kinds = () if fsdp is None else (fsdp.FullyShardedDataParallel, fsdp.FSDPModule)
+    return any(isinstance(module, kinds) for module in model.modules())
 
 
 def check_whole(model: nn.Module, what: str) -> None:

@@ -23,7 +23,8 @@ from ..nn.forwards import BOUNDS
 from .composites import BODIES
 
 __all__ = [
-    "KEEP_AXES", "NOISE", "WRITERS", "Operator", "arguments", "carries_floats", "find", "is_quantizable", "pole",
+    "FILLERS", "KEEP_AXES", "NOISE", "WRITERS", "Operator", "arguments", "carries_floats", "find", "is_quantizable",
+    "pole",
     "replaced",
 ]  # fmt: skip
 
@@ -235,6 +236,9 @@ _LIBRARIES = {
 
 #: Functions that write numbers from elsewhere, constants, counts or noise.
 WRITERS: frozenset = frozenset(_spellings(*_WRITERS))
+
+#: Those that may put one number into places of their first argument.
+FILLERS: frozenset = frozenset(_spellings("__setitem__", "scatter", "index_fill"))
 #: Functions whose results are others each time, whatever they are given.
 NOISE: frozenset = frozenset(_spellings(*_NOISE))
 

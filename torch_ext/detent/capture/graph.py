@@ -17,7 +17,9 @@ from ..nn import is_leaf
 from ..nn.calls import execution
 from ..nn.table import CLASSES, SLOTS
 from ..nn.tensors import map_arguments, map_tensors
-from .functions import KEEP_AXES, NOISE, WRITERS, Operator, arguments, carries_floats, find, is_quantizable, pole
+from .functions import (
+    FILLERS, KEEP_AXES, NOISE, WRITERS, Operator, arguments, carries_floats, find, is_quantizable, pole,
+)  # fmt: skip
 from .lines import Line, calling_line
 
 __all__ = ["Event", "Graph", "Read", "Value", "record"]
@@ -158,7 +160,7 @@ class _Recorder(TorchFunctionMode):
             made = [args[0]]
         if not made:
             return y
-        known = operator is not None and not _mixes(func, args, kwargs)
+        known = _fills(func, args, kwargs) if operator is None else not _mixes(func, args, kwargs)
         if not (operator is not None or func in WRITERS or constant):
             path = self.frames[-1].path
             self.graph.unknown.setdefault(path, set()).add(getattr(func, "__name__", str(func)))
@@ -179,10 +181,12 @@ class _Recorder(TorchFunctionMode):
             if isinstance(t, Tensor) and id(t) not in self.state:
                 self._set(t, Value(None, masking=is_quantizable(t) and _masking(t), constant=True), direct=False)
 
-    def _moved(self, mover: Operator, site: str, given: tuple, value: Value | None) -> Value | None:
-        """Whose numbers the outputs of a mover hold."""
+    def _moved(self, mover: Operator | None, site: str, given: tuple, value: Value | None) -> Value | None:
+        """Whose numbers the outputs of a mover hold; None stands for a writer."""
         if value is None or value.parameter is None:
             return value
+        if mover is None:
+            return None
         axes_kept = value.axes_kept and mover.name in KEEP_AXES
         if value.mover is None:
             event = Event(self.frames[-1].path, site, self.frames[-1].use, "", mover)
@@ -376,6 +380,14 @@ def _mixes(func, args: tuple, kwargs: dict) -> bool:
     if func is torch.nn.functional.pad:
         return bool(kwargs.get("value") or (len(args) > 3 and args[3]))
     return False
+
+
+def _fills(func, args: tuple, kwargs: dict) -> bool:
+    """Whether a writer only puts a number into its input that its grid holds or need not: 0, or what masks."""
+    if func not in FILLERS or "reduce" in kwargs:
+        return False
+    number = kwargs.get("value", args[-1])
+    return type(number) in (int, float) and (number == 0 or abs(number) >= _HUGE)
 
 
 def _masking(tensor: Tensor) -> bool:

@@ -1,5 +1,6 @@
 """Training a simulation model: what to hand the optimizer, how ranges are trained, and what to watch."""
 
+from .caching import cached_weights
 from .compression import compress_saved_tensors
 from .debug import nan_guard
 from .freezing import OscillationFreezer
@@ -14,6 +15,7 @@ __all__ = [
     "LsqObserver",
     "OscillationFreezer",
     "SavedBytes",
+    "cached_weights",
     "compress_saved_tensors",
     "dampening_loss",
     "distillation_loss",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .base import AffineQuantizer
+from .quantizer import Operator
 
 __all__ = ["Quantize", "QuantizeDequantize"]
 
@@ -76,24 +77,26 @@ class QuantizeDequantize(AffineQuantizer):
         return y
 
     def _forward(self, x: Tensor, *activation: float | None) -> Tensor:
-        grid = self._grid
-        if self._parametrization == "min_max" and not self._dynamic:
-            return self._with_range(x, self.min, self.max, *activation)
         if self._parametrization == "pact":
             return self._forward_pact(x)
+        op, arguments = self._call(x)
+        y = op(x, *arguments, *activation)
+        return y[0] if self._dynamic else y
+
+    def _call(self, x: Tensor) -> tuple[Operator, tuple]:
+        grid = self._grid
+        if self._parametrization == "min_max" and not self._dynamic:
+            return _ops.fake_quantize_range, self._range_arguments(x, self.min, self.max)
         layout = self._layout
         blocks = None if layout.block_size is None else layout.blocks_for("QuantizeDequantize", x)
         if self._dynamic:
             clip = layout.on(x, self.clip) if self._clip_per_group else self.clip
-            return _ops.fake_quantize_dynamic(
-                x, clip, grid.qmin, grid.qmax, grid.symmetric, self._axis, blocks, grid.zero_point
-            )[0]
+            arguments = clip, grid.qmin, grid.qmax, grid.symmetric, self._axis, blocks, grid.zero_point
+            return _ops.fake_quantize_dynamic, arguments
         scale, point = self._trained_affine()
         if not self._per_tensor:
             scale, point = layout.on(x, scale), None if point is None else layout.on(x, point)
-        return _ops.fake_quantize(
-            x, scale, point, grid.qmin, grid.qmax, self._axis, blocks, self._grad_factor(x), *activation
-        )
+        return _ops.fake_quantize, (scale, point, grid.qmin, grid.qmax, self._axis, blocks, self._grad_factor(x))
 
     def _forward_pact(self, x: Tensor) -> Tensor:
         """``fake_quantize(clip(x, 0, max))`` with the gradients of Choi 2018, section 3: 1 for x in (0, max), 1 for max
@@ -115,14 +118,15 @@ class QuantizeDequantize(AffineQuantizer):
         point = grid.qmin - (top - top.detach()) / scale
         return _ops.fake_quantize((x + beyond).relu_(), scale, point, grid.qmin, grid.qmax, None, None, 1.0)
 
-    def _with_range(self, x: Tensor, low: Tensor, high: Tensor, *activation: float | None) -> Tensor:
+    def _with_range(self, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        return _ops.fake_quantize_range(x, *self._range_arguments(x, low, high))
+
+    def _range_arguments(self, x: Tensor, low: Tensor, high: Tensor) -> tuple:
         grid, layout, blocks = self._grid, self._layout, None
         if not self._per_tensor:
             low, high = layout.on(x, low), layout.on(x, high)
             blocks = None if layout.block_size is None else layout.blocks_for("QuantizeDequantize", x)
-        return _ops.fake_quantize_range(
-            x, low, high, grid.qmin, grid.qmax, grid.symmetric, grid.zero_point, self._axis, blocks, *activation
-        )
+        return low, high, grid.qmin, grid.qmax, grid.symmetric, grid.zero_point, self._axis, blocks
 
 
 class Quantize(AffineQuantizer):

@@ -279,6 +279,9 @@ class AffineQuantizer(Numbers, AffineAimetNames, Quantizer):
 
     # --- state --------------------------------------------------------------------------------------------------------
 
+    def _plain_state(self) -> tuple:
+        return *super()._plain_state(), self._parametrization
+
     def _state(self) -> dict[str, Any]:
         return {
             **super()._state(),

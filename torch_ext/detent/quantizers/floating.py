@@ -17,7 +17,7 @@ from ..float_format import FloatFormat
 from ..observers import MinMaxObserver, PercentileObserver
 from .aimet_names import FloatAimetNames
 from .grid import FILL, Grid
-from .quantizer import Quantizer
+from .quantizer import Operator, Quantizer
 
 __all__ = ["FloatQuantizeDequantize"]
 
@@ -279,20 +279,29 @@ class FloatQuantizeDequantize(FloatAimetNames, Quantizer):
     # --- the call -----------------------------------------------------------------------------------------------------
 
     def _forward(self, x: Tensor) -> Tensor:
+        op, arguments = self._call(x)
+        return op(x, *arguments)
+
+    def _call(self, x: Tensor) -> tuple[Operator, tuple]:
         if not self._scaled:
-            return self._cast(x, self._unit, None, None)
-        if self._dynamic:
-            return self._with_range(x, *self._range_of(x))
-        return self._with_range(x, self.maxval, self.maxval)
+            return self._cast(self._unit, None, None)
+        return self._cast_with(x, self._range_of(x)[1] if self._dynamic else self.maxval)
 
     def _with_range(self, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
-        layout = self._layout
-        scale = layout.on(x, self._scale(high))
-        return self._cast(x, scale, self._axis, layout.blocks_for(type(self).__name__, x))
+        op, arguments = self._cast_with(x, high)
+        return op(x, *arguments)
 
-    def _cast(self, x: Tensor, scale: Tensor, axis: int | None, blocks: list[int] | None) -> Tensor:
+    def _cast_with(self, x: Tensor, reach: Tensor) -> tuple[Operator, tuple]:
+        layout = self._layout
+        scale = layout.on(x, self._scale(reach))
+        return self._cast(scale, self._axis, layout.blocks_for(type(self).__name__, x))
+
+    def _cast(self, scale: Tensor, axis: int | None, blocks: list[int] | None) -> tuple[Operator, tuple]:
         format = self._format
-        return _ops.float_cast(x, scale, format.mantissa_bits, format.min_exponent, format.max, axis, blocks)
+        return _ops.float_cast, (scale, format.mantissa_bits, format.min_exponent, format.max, axis, blocks)
+
+    def _plain_state(self) -> tuple:
+        return *super()._plain_state(), self._format, self._scaled
 
     def _type_in_words(self) -> str:
         return f"in {self._format}"

@@ -12,6 +12,7 @@ from .._layout import Layout
 from ..encodings import AffineEncoding, GroupedBlockEncoding
 from .affine import QuantizeDequantize
 from .grid import Grid, integer
+from .quantizer import Operator
 
 __all__ = ["GroupedBlockQuantizeDequantize"]
 
@@ -160,22 +161,33 @@ class GroupedBlockQuantizeDequantize(QuantizeDequantize):
         return self._grouped(self._raw_scale())[1].reshape(self.shape) if self.is_initialized() else None
 
     def _forward(self, x: Tensor) -> Tensor:
+        op, arguments = self._call(x)
+        return op(x, *arguments)
+
+    def _call(self, x: Tensor) -> tuple[Operator, tuple]:
         if self._dynamic:
-            return self._with_range(x, *self._range_of(x))
+            return self._rounding_with(x, *self._range_of(x))
         if self._parametrization == "min_max":
-            return self._with_range(x, self.min, self.max)
-        return self._rounded(x, self._trained_affine()[0], self._grad_factor(x))
+            return self._rounding_with(x, self.min, self.max)
+        return self._rounding(x, self._trained_affine()[0], self._grad_factor(x))
 
     def _with_range(self, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        op, arguments = self._rounding_with(x, low, high)
+        return op(x, *arguments)
+
+    def _rounding_with(self, x: Tensor, low: Tensor, high: Tensor) -> tuple[Operator, tuple]:
         if x.dtype == torch.float64:  # the arithmetic of float64 data is float64 throughout
             low, high = low.double(), high.double()
-        return self._rounded(x, self._affine_of_range(low, high)[0], 1.0)
+        return self._rounding(x, self._affine_of_range(low, high)[0], 1.0)
 
-    def _rounded(self, x: Tensor, scale: Tensor, factor: float) -> Tensor:
+    def _rounding(self, x: Tensor, scale: Tensor, factor: float) -> tuple[Operator, tuple]:
         grid, layout = self._grid, self._layout
         scale = layout.on(x, self._decompressed(scale))
         blocks = layout.blocks_for(type(self).__name__, x)
-        return _ops.fake_quantize(x, scale, None, grid.qmin, grid.qmax, None, blocks, factor)
+        return _ops.fake_quantize, (scale, None, grid.qmin, grid.qmax, None, blocks, factor)
+
+    def _plain_state(self) -> tuple:
+        return *super()._plain_state(), self._decompressed_bw, self._block_grouping
 
     # --- encodings and state ------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ import contextlib
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +18,16 @@ from ..observers import MinMaxObserver
 from .aimet_names import AimetNames
 from .calibration import Calibration
 from .grid import FILL, Grid
+from .keeping import KeptWeights
 from .saving import Saving
 from .source import Source
 
-__all__ = ["Quantizer", "quantization_disabled"]
+__all__ = ["Operator", "Quantizer", "quantization_disabled"]
 
 _ops = torch.ops.detent
+
+#: One of torch.ops.detent.
+Operator = Callable[..., Any]
 
 
 class Quantizer(Calibration, Saving, AimetNames, nn.Module):
@@ -52,6 +57,8 @@ class Quantizer(Calibration, Saving, AimetNames, nn.Module):
     _modes: tuple[str, ...] = ("fixed", "dynamic")
     #: Told what a call made of what: ``(quantizer, x, y)``.
     _told: Callable[..., None] | None = None
+    #: What was made of parameters and still holds, see :func:`detent.qat.cached_weights`.
+    _kept_weights: KeptWeights | None = None
 
     def __init__(self, layout: Layout, grid: Grid, mode: str, observer: MinMaxObserver | None):
         if observer is not None and observer.shape != layout.shape:
@@ -286,6 +293,10 @@ class Quantizer(Calibration, Saving, AimetNames, nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self._bypass:
             return self._forward_otherwise(x)
+        if not torch.compiler.is_compiling() and self._kept_weights is not None:
+            kept = self._kept_weights.values(self, x)
+            if kept is not None:
+                return kept
         y = self._forward(x)
         if self._told is not None:
             self._told(self, x, y)
@@ -296,6 +307,14 @@ class Quantizer(Calibration, Saving, AimetNames, nn.Module):
 
     def _with_range(self, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
         raise NotImplementedError
+
+    def _call(self, x: Tensor) -> tuple[Operator, tuple]:
+        """The operator that :meth:`_forward` calls, and what it gives it after ``x``; of classes that can be kept."""
+        raise NotImplementedError
+
+    def _plain_state(self) -> tuple:
+        """What :meth:`_call` depends on, beside tensors."""
+        return self._dynamic, self._grid, self._layout
 
     def _forward_otherwise(self, x: Tensor) -> Tensor:
         """Off, observing, or without a range."""

@@ -113,28 +113,27 @@ static detent_status select_many(const detent_fake_quantize_mask_bwd_item *items
     return launches.flush();
 }
 
-/* Forward of a per-tensor dynamic range with few partials: every block joins them itself, which saves a launch between
- * the observer and this kernel. The first block writes the range. */
+/* Forward of a per-tensor dynamic range with few partials, in float32: every block joins them itself, which saves a
+ * launch between the observer and this kernel. The first block writes the range. */
 enum : size_t { MOST_JOINED = THREADS };
 
-template <typename Op, typename Observed> struct JoinedJob {
+template <typename Op> struct JoinedJob {
     MapJob<Op> map;
-    const Statistics<Observed> *partials;
+    const Statistics<float> *partials;
     size_t rows;
-    RangeOf<typename Op::real> range;
+    RangeOf<float> range;
 };
 
-template <typename Op, typename Observed>
-__global__ void __launch_bounds__(THREADS) map_joined(const __grid_constant__ JoinedJob<Op, Observed> job)
+template <typename Op>
+__global__ void __launch_bounds__(THREADS, MAP_BLOCKS) map_joined(const __grid_constant__ JoinedJob<Op> job)
 {
-    typedef typename Op::real real;
-    __shared__ Affine<real> affine;
-    Statistics<Observed> all = threadIdx.x < job.rows ? job.partials[threadIdx.x] : Statistics<Observed>::none();
+    __shared__ Affine<float> affine;
+    Statistics<float> all = threadIdx.x < job.rows ? job.partials[threadIdx.x] : Statistics<float>::none();
     all = join_team(all, THREADS);
     if (threadIdx.x == 0) {
-        real min, max;
+        float min, max;
         job.range.derive(0, all, &min, &max);
-        affine = affine_of_range<real>(min, max, job.range.grid);
+        affine = affine_of_range<float>(min, max, job.range.grid);
         if (blockIdx.x == 0) {
             *job.range.min = min;
             *job.range.max = max;
@@ -186,20 +185,14 @@ template <typename T, typename real> static detent_status forward(const ForwardC
                                           call.stream, interval_of<real>(call.activation, call.dtype));
 }
 
-template <typename T, typename real, typename Observed>
+template <typename T>
 static detent_status forward_joined(const ForwardCall &call, const void *partials, size_t rows, const Destination &to)
 {
-    typedef FakeQuantize<T, real> Op;
-    RangeOf<real> range = {};
-    if constexpr (sizeof(real) == sizeof(double))
-        range = to.range_f64;
-    else
-        range = to.range_f32;
-    const JoinedJob<Op, Observed> job = {map_job<Op>(call.x, call.y, call.mask, call.shape,
-                                                     encodings_of<real>(*call.encoding),
-                                                     interval_of<real>(call.activation, call.dtype)),
-                                         (const Statistics<Observed> *)partials, rows, range};
-    return launch(&map_joined<Op, Observed>, job, map_tiles(job.map.elements, VectorOf<T, T>::SIZE), call.stream);
+    typedef FakeQuantize<T, float> Op;
+    const JoinedJob<Op> job = {map_job<Op>(call.x, call.y, call.mask, call.shape, encodings_of<float>(*call.encoding),
+                                           interval_of<float>(call.activation, call.dtype)),
+                               (const Statistics<float> *)partials, rows, to.range_f32};
+    return launch(&map_joined<Op>, job, map_tiles(job.map.elements, VectorOf<T, T>::SIZE), call.stream);
 }
 
 template <typename T, typename real>
@@ -272,16 +265,14 @@ static const struct {
     detent_status (*forward_joined)(const ForwardCall &, const void *, size_t, const Destination &);
     detent_status (*backward)(const BackwardCall &, const detent_activation *, detent_dtype);
 } functions[2][4] = {
-    {{forward<float, float>, forward_sum<float, float>, forward_joined<float, float, float>, backward<float, float>},
-     {forward<F16, float>, forward_sum<F16, float>, forward_joined<F16, float, float>, backward<F16, float>},
-     {forward<BF16, float>, forward_sum<BF16, float>, forward_joined<BF16, float, float>, backward<BF16, float>},
+    {{forward<float, float>, forward_sum<float, float>, forward_joined<float>, backward<float, float>},
+     {forward<F16, float>, forward_sum<F16, float>, forward_joined<F16>, backward<F16, float>},
+     {forward<BF16, float>, forward_sum<BF16, float>, forward_joined<BF16>, backward<BF16, float>},
      {nullptr, nullptr, nullptr, nullptr}},
-    {{forward<float, double>, forward_sum<float, double>, forward_joined<float, double, float>,
-      backward<float, double>},
-     {forward<F16, double>, forward_sum<F16, double>, forward_joined<F16, double, float>, backward<F16, double>},
-     {forward<BF16, double>, forward_sum<BF16, double>, forward_joined<BF16, double, float>, backward<BF16, double>},
-     {forward<double, double>, forward_sum<double, double>, forward_joined<double, double, double>,
-      backward<double, double>}},
+    {{forward<float, double>, forward_sum<float, double>, nullptr, backward<float, double>},
+     {forward<F16, double>, forward_sum<F16, double>, nullptr, backward<F16, double>},
+     {forward<BF16, double>, forward_sum<BF16, double>, nullptr, backward<BF16, double>},
+     {forward<double, double>, forward_sum<double, double>, nullptr, backward<double, double>}},
 };
 
 static int by_math(detent_dtype dtype, const detent_encoding &encoding)
@@ -437,7 +428,8 @@ detent_status detent_fake_quantize_dynamic_cuda(const void *x, void *y, uint8_t 
     const ForwardCall call = {x, nullptr, nullptr, y, mask, dtype, shape, &derived, nullptr, stream};
 
     const size_t rows = partial_rows(partition_of(shape));
-    const bool joined = shape.groups == 1 && rows > 1 && rows <= MOST_JOINED;
+    const bool joined =
+        functions[math][dtype].forward_joined != nullptr && shape.groups == 1 && rows > 1 && rows <= MOST_JOINED;
     status = run_observe(x, dtype, shape, to, workspace, !joined, stream);
     if (status != DETENT_OK || elements == 0) return status;
     return joined ? functions[math][dtype].forward_joined(call, workspace, rows, to)

@@ -16,8 +16,8 @@ namespace detent_cuda
 {
 
 template <typename Op> struct MapJob {
-    const typename Op::From *from;
-    typename Op::To *to;
+    typename Memory<const typename Op::From>::Pointer from;
+    typename Memory<typename Op::To>::Pointer to;
     uint8_t *mask; /* NULL where none is wanted */
     detent_shape3 shape;
     size_t elements;
@@ -149,29 +149,36 @@ __device__ __forceinline__ void map_elements(const MapJob<Op> &job, Held<typenam
     }
 }
 
-template <typename Op> __global__ void __launch_bounds__(THREADS) map(MapJob<Op> job)
+/* Blocks of a multiprocessor that keep its memory busy; the registers that this leaves to a thread are more than any
+ * kernel takes that reads and writes once. */
+enum : unsigned { MAP_BLOCKS = 3 };
+
+template <typename Op> __global__ void __launch_bounds__(THREADS, MAP_BLOCKS) map(MapJob<Op> job)
 {
     map_elements<Op>(job, {SIZE_MAX, {}}, blockIdx.x, gridDim.x);
 }
 
 template <typename Op>
 MapJob<Op> map_job(const void *from, void *to, uint8_t *mask, detent_shape3 shape,
-                   const Encodings<typename Op::real> &encodings, const Interval<typename Op::real> &activation)
+                   const Encodings<typename Op::real> &encodings, const Interval<typename Op::real> &activation,
+                   detent_dtype codes = DETENT_I32)
 {
     typedef typename Op::From From;
     typedef typename Op::To To;
     constexpr unsigned V = VectorOf<From, To>::SIZE;
     const size_t elements = elements_of(shape);
     if (shape.groups == 1) shape = {1, 1, elements};
-    return {(const From *)from,
-            (To *)to,
+    const auto reading = Memory<const From>::at(from, codes);
+    const auto writing = Memory<To>::at(to, codes);
+    return {reading,
+            writing,
             mask,
             shape,
             elements,
             locator_of(shape),
             encodings,
             activation,
-            is_aligned<From, V>(from) && is_aligned<To, V>(to),
+            is_aligned<From, V>(reading) && is_aligned<To, V>(writing),
             nullptr,
             nullptr,
             nullptr};
@@ -180,9 +187,9 @@ MapJob<Op> map_job(const void *from, void *to, uint8_t *mask, detent_shape3 shap
 template <typename Op>
 detent_status run_map(const void *from, void *to, uint8_t *mask, detent_shape3 shape,
                       const Encodings<typename Op::real> &encodings, detent_stream stream,
-                      const Interval<typename Op::real> &activation = {})
+                      const Interval<typename Op::real> &activation = {}, detent_dtype codes = DETENT_I32)
 {
-    const MapJob<Op> job = map_job<Op>(from, to, mask, shape, encodings, activation);
+    const MapJob<Op> job = map_job<Op>(from, to, mask, shape, encodings, activation, codes);
     return launch(&map<Op>, job, map_tiles(job.elements, VectorOf<typename Op::From, typename Op::To>::SIZE), stream);
 }
 

@@ -56,16 +56,39 @@ static void DETENT_REAL(join)(const real *x, size_t rows, size_t columns, BITS *
         DETENT_REAL(join_columns)(x, rows, columns, largest);
 }
 
+static inline __attribute__((always_inline)) real
+DETENT_REAL(scale_of)(BITS largest, DETENT_REAL_TYPE(detent_elements) elements, const real *tensor_scale)
+{
+    const real most = DETENT_REAL(detent_magnitude_of)(largest);
+    return tensor_scale == NULL ? DETENT_REAL(detent_mx_scale)(most, elements)
+                                : DETENT_REAL(detent_two_level_scale)(most, elements, *tensor_scale);
+}
+
+/* The scales of contiguous blocks of n elements, the last perhaps shorter, each beside its elements. */
+DETENT_CLONES static void DETENT_REAL(lay_scales_of_runs)(const real *restrict x, size_t n, size_t block,
+                                                          DETENT_REAL_TYPE(detent_elements) elements,
+                                                          const real *tensor_scale, real *restrict scale)
+{
+    for (size_t first = 0; first < n; first += block) {
+        const size_t end = detent_min_size(n, first + block);
+        BITS largest = 0;
+        for (size_t i = first; i < end; ++i) {
+            const BITS bits = DETENT_REAL(detent_finite_magnitude)(x[i]);
+            largest = bits > largest ? bits : largest;
+        }
+        const real all = DETENT_REAL(scale_of)(largest, elements, tensor_scale);
+        for (size_t i = first; i < end; ++i) scale[i] = all;
+    }
+}
+
 /* The scales of `columns` blocks, laid beside the elements of each of the rows. */
 static void DETENT_REAL(lay_scales)(const JOB *job, const BITS *largest, size_t rows, size_t columns, real *scale)
 {
-    for (size_t i = 0; i < columns; ++i) {
-        const real most = DETENT_REAL(detent_magnitude_of)(largest[i]);
-        scale[i] = job->tensor_scale == NULL
-                       ? DETENT_REAL(detent_mx_scale)(most, job->elements)
-                       : DETENT_REAL(detent_two_level_scale)(most, job->elements, *job->tensor_scale);
-    }
-    for (size_t i = columns; i < rows * columns; ++i) scale[i] = scale[i - columns];
+    for (size_t i = 0; i < columns; ++i) scale[i] = DETENT_REAL(scale_of)(largest[i], job->elements, job->tensor_scale);
+    if (columns == 1)
+        for (size_t i = 1; i < rows; ++i) scale[i] = scale[0];
+    else
+        for (size_t row = 1; row < rows; ++row) memcpy(scale + row * columns, scale, columns * sizeof *scale);
 }
 
 static void DETENT_REAL(cast_piece)(const JOB *job, size_t at, size_t n, const real *x, const real *scale)
@@ -90,12 +113,15 @@ static size_t DETENT_REAL(cast_whole)(const JOB *job, size_t outer, size_t block
     real x_buffer[DETENT_BLOCK], scale[DETENT_BLOCK];
     BITS largest[DETENT_BLOCK];
     const real *x = DETENT_REAL(detent_read)(job->x, job->dtype, at, n, x_buffer);
-    for (size_t row = 0; row < rows; row += job->block) {
-        const size_t own = detent_min_size(job->block, rows - row);
-        memset(largest, 0, job->inner * sizeof *largest);
-        DETENT_REAL(join)(x + row * job->inner, own, job->inner, largest);
-        DETENT_REAL(lay_scales)(job, largest, own, job->inner, scale + row * job->inner);
-    }
+    if (job->inner == 1)
+        DETENT_REAL(lay_scales_of_runs)(x, n, job->block, job->elements, job->tensor_scale, scale);
+    else
+        for (size_t row = 0; row < rows; row += job->block) {
+            const size_t own = detent_min_size(job->block, rows - row);
+            memset(largest, 0, job->inner * sizeof *largest);
+            DETENT_REAL(join)(x + row * job->inner, own, job->inner, largest);
+            DETENT_REAL(lay_scales)(job, largest, own, job->inner, scale + row * job->inner);
+        }
     DETENT_REAL(cast_piece)(job, at, n, x, scale);
     return blocks;
 }

@@ -63,7 +63,7 @@ static detent_status check(const void *x, const void *min, const void *max, cons
                                                                                      : DETENT_OK;
 }
 
-static void observe(detent_observation *job, detent_parallel_for parallel)
+static void run(detent_observation *job, detent_parallel_for parallel)
 {
     const int wide = job->dtype == DETENT_F64;
     const detent_tiles tiles = detent_tiles_of(job->shape);
@@ -81,8 +81,16 @@ detent_status detent_observe_min_max_cpu(const void *x, void *min, void *max, in
     if (status == DETENT_OK) status = check(x, min, max, ignored, dtype, shape, workspace, workspace_bytes, needed);
     if (status != DETENT_OK) return status;
     if (mode < DETENT_OBSERVE_REPLACE || mode > DETENT_OBSERVE_MOVING_AVERAGE) return DETENT_BAD_ARGUMENT;
-    detent_observation job = {x, dtype, shape, workspace, min, max, ignored, mode, momentum, NULL, NULL};
-    observe(&job, parallel);
+    detent_observation job = {.x = x,
+                              .dtype = dtype,
+                              .shape = shape,
+                              .partials = workspace,
+                              .min = min,
+                              .max = max,
+                              .ignored = ignored,
+                              .mode = mode,
+                              .momentum = momentum};
+    run(&job, parallel);
     return DETENT_OK;
 }
 
@@ -95,8 +103,16 @@ detent_status detent_observe_moments_cpu(const void *x, void *min, void *max, in
     if (status == DETENT_OK) status = check(x, min, max, ignored, dtype, shape, workspace, workspace_bytes, needed);
     if (status != DETENT_OK) return status;
     if (shape.groups > 0 && moments == NULL) return DETENT_BAD_ARGUMENT;
-    detent_sums *sums = needed > 0 ? (detent_sums *)((char *)workspace + needed / 2) : NULL;
-    detent_observation job = {x, dtype, shape, workspace, min, max, ignored, DETENT_OBSERVE_RUNNING, 0, sums, moments};
-    observe(&job, parallel);
+    detent_observation job = {.x = x,
+                              .dtype = dtype,
+                              .shape = shape,
+                              .partials = workspace,
+                              .min = min,
+                              .max = max,
+                              .ignored = ignored,
+                              .mode = DETENT_OBSERVE_RUNNING,
+                              .sums = needed > 0 ? (detent_sums *)((char *)workspace + needed / 2) : NULL,
+                              .moments = moments};
+    run(&job, parallel);
     return DETENT_OK;
 }

@@ -1,4 +1,4 @@
-/* Observing minimum and maximum, and moments beside, before it is shared out to threads. */
+/* Observing minimum, maximum and moments, before it is shared out to threads. */
 #ifndef DETENT_CPU_OBSERVE_H
 #define DETENT_CPU_OBSERVE_H
 

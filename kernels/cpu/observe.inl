@@ -40,24 +40,37 @@ DETENT_CLONES static void DETENT_REAL(add_row)(const real *restrict x, size_t n,
     DETENT_REAL(add)(x + i, n - i, 0, limit, min + i, max + i, ignored + i);
 }
 
+/* Sixteen elements; what does not count adds 0. */
+static inline __attribute__((always_inline)) void DETENT_REAL(add_terms)(const real *restrict x, real limit,
+                                                                         detent_lanes_f64 *size,
+                                                                         detent_lanes_f64 *total,
+                                                                         detent_lanes_f64 *square)
+{
+    real kept[DETENT_LANES];
+    double terms[DETENT_LANES], sizes[DETENT_LANES], squares[DETENT_LANES];
+    for (size_t k = 0; k < DETENT_LANES; ++k) kept[k] = DETENT_REAL(detent_observe_counts)(x[k], limit) ? x[k] : 0;
+    for (size_t k = 0; k < DETENT_LANES; ++k) {
+        terms[k] = (double)kept[k];
+        sizes[k] = fabs(terms[k]);
+        squares[k] = terms[k] * terms[k];
+    }
+    detent_add_lanes_f64(size, sizes);
+    detent_add_lanes_f64(total, terms);
+    detent_add_lanes_f64(square, squares);
+}
+
 /* Sums over rows of n elements, in double: sixteen lanes, then a tree. */
 DETENT_CLONES static void DETENT_REAL(sum_rows)(const real *restrict x, size_t rows, size_t n, real limit,
                                                 detent_sums *restrict sums)
 {
     for (size_t row = 0; row < rows; ++row, x += n) {
         detent_lanes_f64 size = {0}, total = {0}, square = {0};
-        for (size_t i = 0; i < n; i += DETENT_LANES) {
-            double terms[DETENT_LANES] = {0}, sizes[DETENT_LANES], squares[DETENT_LANES];
-            const size_t own = detent_min_size(DETENT_LANES, n - i);
-            for (size_t k = 0; k < own; ++k)
-                terms[k] = DETENT_REAL(detent_observe_counts)(x[i + k], limit) ? (double)x[i + k] : 0;
-            for (size_t k = 0; k < DETENT_LANES; ++k) {
-                sizes[k] = fabs(terms[k]);
-                squares[k] = terms[k] * terms[k];
-            }
-            detent_add_lanes_f64(&size, sizes);
-            detent_add_lanes_f64(&total, terms);
-            detent_add_lanes_f64(&square, squares);
+        size_t i = 0;
+        for (; i + DETENT_LANES <= n; i += DETENT_LANES) DETENT_REAL(add_terms)(x + i, limit, &size, &total, &square);
+        if (i < n) {
+            real last[DETENT_LANES] = {0};
+            memcpy(last, x + i, (n - i) * sizeof *last);
+            DETENT_REAL(add_terms)(last, limit, &size, &total, &square);
         }
         sums[row] = (detent_sums){detent_sum_of_lanes_f64(&size), detent_sum_of_lanes_f64(&total),
                                   detent_sum_of_lanes_f64(&square)};

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import math
 import pickle
 import re
 import warnings
@@ -10,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from simulations import calibrated, module_of, names
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from detent.quantsim import QuantizationSimModel, quantization_disabled
@@ -181,6 +182,36 @@ def test_a_mask_has_nothing_between_its_numbers_and_the_data(x):
 
     assert "add_0.output_quantizers.0" not in names(calibrated(module_of(mask), x))
     assert "add_0.output_quantizers.0" in names(calibrated(module_of(grown), x))
+
+
+@pytest.mark.parametrize("write", ["scatter", "index_fill", "__setitem__"])
+def test_a_number_that_masks_leaves_the_others_on_their_grid(x, write):
+    """As a router does that leaves the best expert out and compares the others with the next."""
+
+    def left_out(scores: Tensor) -> Tensor:
+        best = scores.argmax(-1, keepdim=True)
+        if write == "scatter":
+            return torch.scatter(scores, -1, best, -math.inf)
+        if write == "index_fill":
+            return scores.index_fill(-1, torch.tensor([0]), -1e9)
+        scores = scores * 1
+        scores[:, :, :, 0] = -math.inf
+        return scores
+
+    def forward(self, x):
+        masked = left_out(self.layers[0](x))
+        return torch.softmax(masked.masked_fill(masked < masked.max(-1, keepdim=True).values, -math.inf), -1)
+
+    sim = calibrated(module_of(forward, nn.Conv2d(3, 3, 1)), x)
+    assert not [name for name in names(sim) if ".input_quantizers" in name and not name.startswith("layers.0.")]
+    assert sim.model(x).isfinite().all()
+
+
+def test_what_is_written_between_the_numbers_is_on_no_grid(x):
+    def forward(self, x):
+        return self.layers[0](x).index_fill(-1, torch.tensor([0]), 0.3) * 2
+
+    assert "mul_0.input_quantizers.0" in names(calibrated(module_of(forward, nn.Conv2d(3, 3, 1)), x))
 
 
 def test_scripted_modules_pass_in_float_and_are_listed(x):

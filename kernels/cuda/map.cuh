@@ -3,7 +3,7 @@
  * An operation Op names its types From, To and real, whether it can write a mask, and has
  *     static real value(real x, real scale, real zero_point, real qmin, real qmax)
  * and with a mask inside(), of the same. x is what the job's interval makes of the element, if Op is ACTIVATED. If Op
- * is RANDOM, value() takes the element's u after x. */
+ * is RANDOM, value() takes the element's u after x. TRAINED says whether scales may be. */
 #ifndef DETENT_CUDA_MAP_CUH
 #define DETENT_CUDA_MAP_CUH
 
@@ -38,7 +38,8 @@ __device__ __forceinline__ float uniform(const int64_t *random, size_t first, un
 }
 
 /* The encoding of the group at hand; read again only where the group changes. */
-template <typename real> struct Held {
+template <typename Op> struct Held {
+    typedef typename Op::real real;
     size_t group;
     Affine<real> affine;
 
@@ -46,7 +47,7 @@ template <typename real> struct Held {
     {
         if (wanted == group) return;
         group = wanted;
-        affine = read_group(encodings, wanted);
+        affine = read_group<Op::TRAINED>(encodings, wanted);
     }
 };
 
@@ -64,8 +65,7 @@ __device__ __forceinline__ void store_mask(uint8_t *mask, size_t vector, unsigne
 
 /* Tiles first, first + step, ... */
 template <typename Op>
-__device__ __forceinline__ void map_elements(const MapJob<Op> &job, Held<typename Op::real> held, size_t first,
-                                             size_t step)
+__device__ __forceinline__ void map_elements(const MapJob<Op> &job, Held<Op> held, size_t first, size_t step)
 {
     typedef typename Op::From From;
     typedef typename Op::To To;

@@ -77,6 +77,24 @@ def test_a_simulation_trains_and_looks_as_others(format, tmp_path):
     assert format in str(sim) and format in (tmp_path / "page.html").read_text()
 
 
+@pytest.mark.parametrize("format", ["mxint8", "nvfp4"])
+def test_weights_are_kept_with_the_same_bits(format):
+    sim = simulated(format)
+    sim.model(X).square().sum().backward()
+    expected = [parameter.grad for parameter in sim.model.parameters() if parameter.grad is not None]
+    sim.model.zero_grad()
+    with qat.cached_weights(sim):
+        for _ in range(2):
+            sim.model.zero_grad()
+            sim.model(X).square().sum().backward()
+        got = [parameter.grad for parameter in sim.model.parameters() if parameter.grad is not None]
+        for one, other in zip(got, expected, strict=True):
+            same_bits(one, other)
+        before = sim.model(X)
+        sim.model.head.param_quantizers["weight"].enabled = False
+        assert not torch.equal(sim.model(X), before)
+
+
 def test_a_state_dict_makes_quantizers_of_its_kind():
     sim, plain = simulated("nvfp4"), QuantizationSimModel(Net(), X)
     plain.compute_encodings(lambda model: model(X))

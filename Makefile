@@ -58,7 +58,8 @@ sanitize: env gtest-installed
 	$(BUILD)-sanitize/tests/kernels/detent_kernel_tests --gtest_brief=1
 
 pytest: build-all
-	DETENT_CPP_HOST=$(CURDIR)/$(BUILD)/tests/cpp/detent_host $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	DETENT_BUILD=$(abspath $(BUILD)) DETENT_CPP_HOST=$(abspath $(BUILD))/tests/cpp/detent_host \
+	    $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 clean:
 	rm -rf $(BUILD) $(BUILD)-sanitize torch_ext/detent/lib demo_output

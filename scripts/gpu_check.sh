@@ -59,6 +59,7 @@ fi
 
 run configure "${configure[@]}"
 run build cmake --build "$build" --parallel
+run cuda_resources "$python" scripts/cuda_resources.py "$build"
 
 tests=$(find "$build" -name detent_kernel_tests -type f -perm -u+x 2> /dev/null | head -n 1)
 if [ -n "$tests" ]; then
@@ -81,7 +82,7 @@ fi
 if [ -n "$torch_dir" ]; then
     export PYTHONPATH=$PWD/torch_ext${PYTHONPATH:+:$PYTHONPATH}
     if [ -d tests/python ]; then
-        run pytest "$python" -m pytest tests/python -q "--junitxml=$out/pytest.xml"
+        run pytest env "DETENT_BUILD=$build" "$python" -m pytest tests/python -q "--junitxml=$out/pytest.xml"
     else
         skip pytest "no tests/python"
     fi

@@ -107,6 +107,7 @@ void DETENT_REAL(detent_map_blocks)(int64_t begin, int64_t end, void *context)
     const real qmin = reader.grid.qmin, qmax = reader.grid.qmax;
     real x_buffer[DETENT_BLOCK], y_buffer[DETENT_BLOCK];
     uint8_t inside[DETENT_BLOCK];
+    detent_block room;
     const size_t period = shape.groups * shape.inner;
     DETENT_REAL(spread_encodings) each;
     if (narrow && period <= DETENT_COLUMNS) DETENT_REAL(spread)(&reader, shape, 0, period + DETENT_BLOCK, &each);
@@ -114,7 +115,11 @@ void DETENT_REAL(detent_map_blocks)(int64_t begin, int64_t end, void *context)
     for (size_t at = (size_t)begin * DETENT_BLOCK; at < detent_min_size(total, (size_t)end * DETENT_BLOCK);
          at += DETENT_BLOCK) {
         const size_t n = detent_min_size(DETENT_BLOCK, total - at);
-        const real *x = DETENT_REAL(detent_read)(map->x, map->x_dtype, at, n, x_buffer);
+        const real *x =
+            map->residual == NULL
+                ? DETENT_REAL(detent_read)(map->x, map->x_dtype, at, n, x_buffer)
+                : DETENT_REAL(detent_read)(detent_add(map->x, map->residual, map->sum, map->x_dtype, at, n, &room),
+                                           map->x_dtype, 0, n, x_buffer);
         real *y = DETENT_REAL(detent_target)(map->y, map->y_dtype, at, y_buffer);
         if (map->before != NULL) map->before(y, at, n, map->before_context);
         if (narrow) {

@@ -64,7 +64,7 @@ template <typename Terms, typename G, typename X, typename Real> struct Backward
     enum : unsigned { V = VectorOf<G, X>::SIZE, UNROLL = 2 };
 
     const G *grad_y;
-    const X *x;
+    typename Memory<const X>::Pointer x;
     G *grad_x; /* NULL where it is not wanted */
     bool with_second, aligned;
     Interval<real> activation; /* the whole line where there is none */
@@ -143,7 +143,7 @@ template <typename Terms, typename G, typename X, typename Real> struct Backward
         for (unsigned turn = 0; turn < UNROLL; ++turn) {
             if (turn >= count) continue;
             g[turn] = grad_y[index + turn * stride];
-            at[turn] = x[index + turn * stride];
+            at[turn] = element<X>(x, index + turn * stride);
         }
 #pragma unroll
         for (unsigned turn = 0; turn < UNROLL; ++turn) {
@@ -169,17 +169,19 @@ struct BackwardCall {
     bool with_second; /* there is a zero point to differentiate by */
     void *workspace;
     detent_stream stream;
+    detent_dtype codes = DETENT_I32; /* what x holds, if codes */
 };
 
 template <typename Terms, typename G, typename X, typename real>
 Backward<Terms, G, X, real> backward_op(const BackwardCall &call, const Interval<real> &activation)
 {
     typedef Backward<Terms, G, X, real> Op;
-    const bool aligned = is_aligned<G, Op::V>(call.grad_y) && is_aligned<X, Op::V>(call.x) &&
+    const auto x = Memory<const X>::at(call.x, call.codes);
+    const bool aligned = is_aligned<G, Op::V>(call.grad_y) && is_aligned<X, Op::V>(x) &&
                          (call.grad_x == nullptr || is_aligned<G, Op::V>(call.grad_x));
     return {
         (const G *)call.grad_y,
-        (const X *)call.x,
+        x,
         (G *)call.grad_x,
         call.with_second,
         aligned,

@@ -11,11 +11,11 @@
 namespace detent_cuda
 {
 
-template <typename T, typename Real> struct FakeQuantize {
+template <typename T, typename Real, bool OF_SUM = false> struct FakeQuantize {
     typedef T From;
     typedef T To;
     typedef Real real;
-    enum : bool { MASKED = true, ACTIVATED = true, RANDOM = false, TRAINED = true };
+    enum : bool { MASKED = true, ACTIVATED = true, RANDOM = false, SUMMED = OF_SUM, TRAINED = true };
     static __device__ __forceinline__ real value(real x, real scale, real zero_point, real qmin, real qmax)
     {
         return detent_fake_quantize_one(x, scale, zero_point, qmin, qmax);
@@ -113,28 +113,27 @@ static detent_status select_many(const detent_fake_quantize_mask_bwd_item *items
     return launches.flush();
 }
 
-/* Forward of a per-tensor dynamic range with few partials: every block joins them itself, which saves a launch between
- * the observer and this kernel. The first block writes the range. */
+/* Forward of a per-tensor dynamic range with few partials, in float32: every block joins them itself, which saves a
+ * launch between the observer and this kernel. The first block writes the range. */
 enum : size_t { MOST_JOINED = THREADS };
 
-template <typename Op, typename Observed> struct JoinedJob {
+template <typename Op> struct JoinedJob {
     MapJob<Op> map;
-    const Statistics<Observed> *partials;
+    const Statistics<float> *partials;
     size_t rows;
-    RangeOf<typename Op::real> range;
+    RangeOf<float> range;
 };
 
-template <typename Op, typename Observed>
-__global__ void __launch_bounds__(THREADS) map_joined(const __grid_constant__ JoinedJob<Op, Observed> job)
+template <typename Op>
+__global__ void __launch_bounds__(THREADS, MAP_BLOCKS) map_joined(const __grid_constant__ JoinedJob<Op> job)
 {
-    typedef typename Op::real real;
-    __shared__ Affine<real> affine;
-    Statistics<Observed> all = threadIdx.x < job.rows ? job.partials[threadIdx.x] : Statistics<Observed>::none();
+    __shared__ Affine<float> affine;
+    Statistics<float> all = threadIdx.x < job.rows ? job.partials[threadIdx.x] : Statistics<float>::none();
     all = join_team(all, THREADS);
     if (threadIdx.x == 0) {
-        real min, max;
+        float min, max;
         job.range.derive(0, all, &min, &max);
-        affine = affine_of_range<real>(min, max, job.range.grid);
+        affine = affine_of_range<float>(min, max, job.range.grid);
         if (blockIdx.x == 0) {
             *job.range.min = min;
             *job.range.max = max;
@@ -151,8 +150,8 @@ static bool has_second(const detent_encoding &encoding, const void *grad_second)
 }
 
 struct ForwardCall {
-    const void *x;
-    void *y;
+    const void *x, *residual;
+    void *sum, *y;
     uint8_t *mask;
     detent_dtype dtype;
     detent_shape3 shape;
@@ -168,26 +167,32 @@ template <typename real> static Interval<real> interval_of(const detent_activati
     return {(real)detent_stored(activation->min, dtype), (real)detent_stored(activation->max, dtype)};
 }
 
+template <typename T, typename real> static detent_status forward_sum(const ForwardCall &call)
+{
+    typedef FakeQuantize<T, real, true> Op;
+    constexpr unsigned V = VectorOf<T, T>::SIZE;
+    MapJob<Op> job = map_job<Op>(call.x, call.y, call.mask, call.shape, encodings_of<real>(*call.encoding),
+                                 interval_of<real>(call.activation, call.dtype));
+    job.residual = (const T *)call.residual;
+    job.sum = (T *)call.sum;
+    job.aligned = job.aligned && is_aligned<T, V>(call.residual) && is_aligned<T, V>(call.sum);
+    return launch(&map<Op>, job, map_tiles(job.elements, V), call.stream);
+}
+
 template <typename T, typename real> static detent_status forward(const ForwardCall &call)
 {
     return run_map<FakeQuantize<T, real>>(call.x, call.y, call.mask, call.shape, encodings_of<real>(*call.encoding),
                                           call.stream, interval_of<real>(call.activation, call.dtype));
 }
 
-template <typename T, typename real, typename Observed>
+template <typename T>
 static detent_status forward_joined(const ForwardCall &call, const void *partials, size_t rows, const Destination &to)
 {
-    typedef FakeQuantize<T, real> Op;
-    RangeOf<real> range = {};
-    if constexpr (sizeof(real) == sizeof(double))
-        range = to.range_f64;
-    else
-        range = to.range_f32;
-    const JoinedJob<Op, Observed> job = {map_job<Op>(call.x, call.y, call.mask, call.shape,
-                                                     encodings_of<real>(*call.encoding),
-                                                     interval_of<real>(call.activation, call.dtype)),
-                                         (const Statistics<Observed> *)partials, rows, range};
-    return launch(&map_joined<Op, Observed>, job, map_tiles(job.map.elements, VectorOf<T, T>::SIZE), call.stream);
+    typedef FakeQuantize<T, float> Op;
+    const JoinedJob<Op> job = {map_job<Op>(call.x, call.y, call.mask, call.shape, encodings_of<float>(*call.encoding),
+                                           interval_of<float>(call.activation, call.dtype)),
+                               (const Statistics<float> *)partials, rows, to.range_f32};
+    return launch(&map_joined<Op>, job, map_tiles(job.map.elements, VectorOf<T, T>::SIZE), call.stream);
 }
 
 template <typename T, typename real>
@@ -256,17 +261,18 @@ static detent_status backward_many(const detent_fake_quantize_bwd_item *items, s
 /* By arithmetic and data type, in the order of detent_dtype; float64 data always has float64 arithmetic. */
 static const struct {
     detent_status (*forward)(const ForwardCall &);
+    detent_status (*forward_sum)(const ForwardCall &);
     detent_status (*forward_joined)(const ForwardCall &, const void *, size_t, const Destination &);
     detent_status (*backward)(const BackwardCall &, const detent_activation *, detent_dtype);
 } functions[2][4] = {
-    {{forward<float, float>, forward_joined<float, float, float>, backward<float, float>},
-     {forward<F16, float>, forward_joined<F16, float, float>, backward<F16, float>},
-     {forward<BF16, float>, forward_joined<BF16, float, float>, backward<BF16, float>},
-     {nullptr, nullptr, nullptr}},
-    {{forward<float, double>, forward_joined<float, double, float>, backward<float, double>},
-     {forward<F16, double>, forward_joined<F16, double, float>, backward<F16, double>},
-     {forward<BF16, double>, forward_joined<BF16, double, float>, backward<BF16, double>},
-     {forward<double, double>, forward_joined<double, double, double>, backward<double, double>}},
+    {{forward<float, float>, forward_sum<float, float>, forward_joined<float>, backward<float, float>},
+     {forward<F16, float>, forward_sum<F16, float>, forward_joined<F16>, backward<F16, float>},
+     {forward<BF16, float>, forward_sum<BF16, float>, forward_joined<BF16>, backward<BF16, float>},
+     {nullptr, nullptr, nullptr, nullptr}},
+    {{forward<float, double>, forward_sum<float, double>, nullptr, backward<float, double>},
+     {forward<F16, double>, forward_sum<F16, double>, nullptr, backward<F16, double>},
+     {forward<BF16, double>, forward_sum<BF16, double>, nullptr, backward<BF16, double>},
+     {forward<double, double>, forward_sum<double, double>, nullptr, backward<double, double>}},
 };
 
 static int by_math(detent_dtype dtype, const detent_encoding &encoding)
@@ -329,17 +335,32 @@ detent_status run_select_many(const detent_fake_quantize_mask_bwd_item *items, s
 
 using namespace detent_cuda;
 
+static detent_status forward_of(const ForwardCall &call)
+{
+    size_t elements = 0;
+    detent_status status = detent_check_encoding(call.encoding);
+    if (status == DETENT_OK) status = detent_check_activation(call.activation);
+    if (status == DETENT_OK) status = detent_check_values(call.x, call.y, call.dtype, call.shape, &elements);
+    if (status != DETENT_OK || elements == 0) return status;
+    const auto &of_type = functions[by_math(call.dtype, *call.encoding)][call.dtype];
+    return (call.residual != nullptr ? of_type.forward_sum : of_type.forward)(call);
+}
+
 detent_status detent_fake_quantize_cuda(const void *x, void *y, uint8_t *mask, detent_dtype dtype, detent_shape3 shape,
                                         const detent_encoding *encoding, const detent_activation *activation,
                                         detent_stream stream)
 {
+    return forward_of({x, nullptr, nullptr, y, mask, dtype, shape, encoding, activation, stream});
+}
+
+detent_status detent_fake_quantize_sum_cuda(const void *x, const void *residual, void *sum, void *y, uint8_t *mask,
+                                            detent_dtype dtype, detent_shape3 shape, const detent_encoding *encoding,
+                                            const detent_activation *activation, detent_stream stream)
+{
     size_t elements = 0;
-    detent_status status = detent_check_encoding(encoding);
-    if (status == DETENT_OK) status = detent_check_activation(activation);
-    if (status == DETENT_OK) status = detent_check_values(x, y, dtype, shape, &elements);
-    if (status != DETENT_OK || elements == 0) return status;
-    return functions[by_math(dtype, *encoding)][dtype].forward(
-        {x, y, mask, dtype, shape, encoding, activation, stream});
+    const detent_status status = detent_check_values(x, residual, dtype, shape, &elements);
+    if (status != DETENT_OK) return status;
+    return forward_of({x, residual, sum, y, mask, dtype, shape, encoding, activation, stream});
 }
 
 detent_status detent_fake_quantize_bwd_workspace_cuda(detent_shape3 shape, size_t *bytes)
@@ -404,10 +425,11 @@ detent_status detent_fake_quantize_dynamic_cuda(const void *x, void *y, uint8_t 
     derived.scale = derived.zero_point = nullptr;
     derived.min = min;
     derived.max = max;
-    const ForwardCall call = {x, y, mask, dtype, shape, &derived, nullptr, stream};
+    const ForwardCall call = {x, nullptr, nullptr, y, mask, dtype, shape, &derived, nullptr, stream};
 
     const size_t rows = partial_rows(partition_of(shape));
-    const bool joined = shape.groups == 1 && rows > 1 && rows <= MOST_JOINED;
+    const bool joined =
+        functions[math][dtype].forward_joined != nullptr && shape.groups == 1 && rows > 1 && rows <= MOST_JOINED;
     status = run_observe(x, dtype, shape, to, workspace, !joined, stream);
     if (status != DETENT_OK || elements == 0) return status;
     return joined ? functions[math][dtype].forward_joined(call, workspace, rows, to)

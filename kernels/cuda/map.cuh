@@ -3,7 +3,8 @@
  * An operation Op names its types From, To and real, whether it can write a mask, and has
  *     static real value(real x, real scale, real zero_point, real qmin, real qmax)
  * and with a mask inside(), of the same. x is what the job's interval makes of the element, if Op is ACTIVATED. If Op
- * is RANDOM, value() takes the element's u after x. TRAINED says whether scales may be. */
+ * is RANDOM, value() takes the element's u after x. If Op is SUMMED, the element is the sum of two tensors'.
+ * TRAINED says whether scales may be. */
 #ifndef DETENT_CUDA_MAP_CUH
 #define DETENT_CUDA_MAP_CUH
 
@@ -16,8 +17,8 @@ namespace detent_cuda
 {
 
 template <typename Op> struct MapJob {
-    const typename Op::From *from;
-    typename Op::To *to;
+    typename Memory<const typename Op::From>::Pointer from;
+    typename Memory<typename Op::To>::Pointer to;
     uint8_t *mask; /* NULL where none is wanted */
     detent_shape3 shape;
     size_t elements;
@@ -25,7 +26,9 @@ template <typename Op> struct MapJob {
     Encodings<typename Op::real> encodings;
     Interval<typename Op::real> activation; /* the whole line where there is none */
     bool aligned;
-    const int64_t *random; /* seed and offset, if Op is RANDOM */
+    const int64_t *random;             /* seed and offset, if Op is RANDOM */
+    const typename Op::From *residual; /* what is added to `from`, if Op is SUMMED */
+    typename Op::From *sum;            /* and where the sum goes; may be NULL */
 };
 
 /* The u of element k of a vector of V that begins at `first`; words are kept for the four elements that share them. */
@@ -63,6 +66,28 @@ __device__ __forceinline__ void store_mask(uint8_t *mask, size_t vector, unsigne
     if (place == 0 && vector * V < elements) mask[vector * V / 8] = (uint8_t)bits;
 }
 
+/* A tile's elements become their sums. */
+template <typename Op, unsigned V>
+__device__ __forceinline__ void add_residual(const MapJob<Op> &job, size_t tile,
+                                             Pack<typename Op::From, V> (&from)[MAP_UNROLL])
+{
+    const Run all = {0, job.elements};
+    Pack<typename Op::From, V> residual[MAP_UNROLL];
+#pragma unroll
+    for (unsigned turn = 0; turn < MAP_UNROLL; ++turn) {
+        const size_t vector = map_vector(tile, threadIdx.x, turn);
+        residual[turn] = load<typename Op::From, V>(job.residual, vector, span_of<V>(vector, all), job.aligned);
+    }
+#pragma unroll
+    for (unsigned turn = 0; turn < MAP_UNROLL; ++turn) {
+#pragma unroll
+        for (unsigned k = 0; k < V; ++k) from[turn].at[k] = sum_of(from[turn].at[k], residual[turn].at[k]);
+        const size_t vector = map_vector(tile, threadIdx.x, turn);
+        if (job.sum != nullptr)
+            store<typename Op::From, V>(job.sum, vector, span_of<V>(vector, all), job.aligned, from[turn]);
+    }
+}
+
 /* Tiles first, first + step, ... */
 template <typename Op>
 __device__ __forceinline__ void map_elements(const MapJob<Op> &job, Held<Op> held, size_t first, size_t step)
@@ -83,6 +108,7 @@ __device__ __forceinline__ void map_elements(const MapJob<Op> &job, Held<Op> hel
             const size_t vector = map_vector(tile, threadIdx.x, turn);
             from[turn] = load<From, V>(job.from, vector, span_of<V>(vector, all), job.aligned);
         }
+        if constexpr (Op::SUMMED) add_residual<Op>(job, tile, from);
 #pragma unroll
         for (unsigned turn = 0; turn < MAP_UNROLL; ++turn) {
             const size_t vector = map_vector(tile, threadIdx.x, turn);
@@ -124,38 +150,39 @@ __device__ __forceinline__ void map_elements(const MapJob<Op> &job, Held<Op> hel
     }
 }
 
-template <typename Op> __global__ void __launch_bounds__(THREADS) map(MapJob<Op> job)
+/* Blocks of a multiprocessor that keep its memory busy; the registers that this leaves to a thread are more than any
+ * kernel takes that reads and writes once. */
+enum : unsigned { MAP_BLOCKS = 3 };
+
+template <typename Op> __global__ void __launch_bounds__(THREADS, MAP_BLOCKS) map(MapJob<Op> job)
 {
     map_elements<Op>(job, {SIZE_MAX, {}}, blockIdx.x, gridDim.x);
 }
 
 template <typename Op>
 MapJob<Op> map_job(const void *from, void *to, uint8_t *mask, detent_shape3 shape,
-                   const Encodings<typename Op::real> &encodings, const Interval<typename Op::real> &activation)
+                   const Encodings<typename Op::real> &encodings, const Interval<typename Op::real> &activation,
+                   detent_dtype codes = DETENT_I32)
 {
     typedef typename Op::From From;
     typedef typename Op::To To;
     constexpr unsigned V = VectorOf<From, To>::SIZE;
     const size_t elements = elements_of(shape);
     if (shape.groups == 1) shape = {1, 1, elements};
-    return {(const From *)from,
-            (To *)to,
-            mask,
-            shape,
-            elements,
-            locator_of(shape),
-            encodings,
-            activation,
-            is_aligned<From, V>(from) && is_aligned<To, V>(to),
-            nullptr};
+    const auto reading = Memory<const From>::at(from, codes);
+    const auto writing = Memory<To>::at(to, codes);
+    return {reading,   writing,    mask,
+            shape,     elements,   locator_of(shape),
+            encodings, activation, is_aligned<From, V>(reading) && is_aligned<To, V>(writing),
+            nullptr,   nullptr,    nullptr};
 }
 
 template <typename Op>
 detent_status run_map(const void *from, void *to, uint8_t *mask, detent_shape3 shape,
                       const Encodings<typename Op::real> &encodings, detent_stream stream,
-                      const Interval<typename Op::real> &activation = {})
+                      const Interval<typename Op::real> &activation = {}, detent_dtype codes = DETENT_I32)
 {
-    const MapJob<Op> job = map_job<Op>(from, to, mask, shape, encodings, activation);
+    const MapJob<Op> job = map_job<Op>(from, to, mask, shape, encodings, activation, codes);
     return launch(&map<Op>, job, map_tiles(job.elements, VectorOf<typename Op::From, typename Op::To>::SIZE), stream);
 }
 

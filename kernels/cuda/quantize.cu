@@ -1,5 +1,7 @@
 #include "detent/quantize.h"
 
+#include <type_traits>
+
 #include "../cpu/check.h"
 #include "../math/quantize.h"
 #include "backward.cuh"
@@ -8,15 +10,19 @@
 namespace detent_cuda
 {
 
-template <typename X, typename Q, typename Real, bool INTEGER> struct Quantize {
+/* Q is Code, or the type of X where codes are held as floats. */
+template <typename X, typename Q, typename Real> struct Quantize {
     typedef X From;
     typedef Q To;
     typedef Real real;
-    enum : bool { MASKED = false, ACTIVATED = false, RANDOM = false, TRAINED = false };
+    enum : bool { MASKED = false, ACTIVATED = false, RANDOM = false, SUMMED = false, TRAINED = false };
     static __device__ __forceinline__ real value(real x, real scale, real zero_point, real qmin, real qmax)
     {
         const real q = detent_quantize_one(x, scale, zero_point, qmin, qmax);
-        return INTEGER ? detent_integer_code_one(q, zero_point, qmin, qmax) : q;
+        if constexpr (std::is_same<Q, Code>::value)
+            return detent_integer_code_one(q, zero_point, qmin, qmax);
+        else
+            return q;
     }
 };
 
@@ -24,7 +30,7 @@ template <typename X, typename Q, typename Real> struct Dequantize {
     typedef Q From;
     typedef X To;
     typedef Real real;
-    enum : bool { MASKED = false, ACTIVATED = false, RANDOM = false, TRAINED = false };
+    enum : bool { MASKED = false, ACTIVATED = false, RANDOM = false, SUMMED = false, TRAINED = false };
     static __device__ __forceinline__ real value(real q, real scale, real zero_point, real, real)
     {
         return detent_dequantize_one(q, scale, zero_point);
@@ -70,20 +76,16 @@ struct DequantizeTerms {
 struct MapCall {
     const void *from;
     void *to;
+    detent_dtype codes;
     detent_shape3 shape;
     const detent_encoding *encoding;
     detent_stream stream;
 };
 
-template <typename X, typename Q, typename real, bool INTEGER> static detent_status quantize(const MapCall &call)
+template <typename Op> static detent_status map_codes(const MapCall &call)
 {
-    return run_map<Quantize<X, Q, real, INTEGER>>(call.from, call.to, nullptr, call.shape,
-                                                  encodings_of<real>(*call.encoding), call.stream);
-}
-template <typename X, typename Q, typename real> static detent_status dequantize(const MapCall &call)
-{
-    return run_map<Dequantize<X, Q, real>>(call.from, call.to, nullptr, call.shape, encodings_of<real>(*call.encoding),
-                                           call.stream);
+    return run_map<Op>(call.from, call.to, nullptr, call.shape, encodings_of<typename Op::real>(*call.encoding),
+                       call.stream, {}, call.codes);
 }
 template <typename X, typename real> static detent_status quantize_bwd(const BackwardCall &call)
 {
@@ -97,47 +99,41 @@ template <typename X, typename Q, typename real> static detent_status dequantize
 typedef detent_status (*MapFunction)(const MapCall &);
 typedef detent_status (*BackwardFunction)(const BackwardCall &);
 
-/* Columns: codes of the type of x, I8, U8, I16, I32, I4, U4. */
-static int column_of(detent_dtype q_dtype)
-{
-    return q_dtype >= DETENT_I8 ? q_dtype - DETENT_I8 + 1 : 0;
-}
-
-/* By arithmetic, type of x, type of codes. A grid beyond +-2^23 fits int32, float32 and float64 codes only. */
-#define DETENT_BY_CODES(X, REAL)                                                                                       \
-    {                                                                                                                  \
-        quantize<X, X, REAL, false>, quantize<X, int8_t, REAL, true>, quantize<X, uint8_t, REAL, true>,                \
-            quantize<X, int16_t, REAL, true>, quantize<X, int32_t, REAL, true>, quantize<X, I4, REAL, true>,           \
-            quantize<X, U4, REAL, true>                                                                                \
-    }
-#define DETENT_WIDE_CODES(X, OWN)                                                                                      \
-    {                                                                                                                  \
-        OWN, nullptr, nullptr, nullptr, quantize<X, int32_t, double, true>, nullptr, nullptr                           \
-    }
-static const MapFunction quantizers[2][4][7] = {
-    {DETENT_BY_CODES(float, float), DETENT_BY_CODES(F16, float), DETENT_BY_CODES(BF16, float), {}},
-    {DETENT_WIDE_CODES(float, (quantize<float, float, double, false>)), DETENT_WIDE_CODES(F16, nullptr),
-     DETENT_WIDE_CODES(BF16, nullptr), DETENT_BY_CODES(double, double)},
+/* By arithmetic, type of x, and whether codes are integers. A grid beyond +-2^23 fits no half floats. */
+static const MapFunction quantizers[2][4][2] = {
+    {{map_codes<Quantize<float, float, float>>, map_codes<Quantize<float, Code, float>>},
+     {map_codes<Quantize<F16, F16, float>>, map_codes<Quantize<F16, Code, float>>},
+     {map_codes<Quantize<BF16, BF16, float>>, map_codes<Quantize<BF16, Code, float>>},
+     {nullptr, nullptr}},
+    {{map_codes<Quantize<float, float, double>>, map_codes<Quantize<float, Code, double>>},
+     {nullptr, map_codes<Quantize<F16, Code, double>>},
+     {nullptr, map_codes<Quantize<BF16, Code, double>>},
+     {map_codes<Quantize<double, double, double>>, map_codes<Quantize<double, Code, double>>}},
 };
-#undef DETENT_BY_CODES
-#undef DETENT_WIDE_CODES
 
-/* Type of x, type of codes; the arithmetic follows from both. */
-#define DETENT_BY_CODES(FUNCTION, X, REAL)                                                                             \
-    FUNCTION<X, X, REAL>, FUNCTION<X, int8_t, REAL>, FUNCTION<X, uint8_t, REAL>, FUNCTION<X, int16_t, REAL>,           \
-        FUNCTION<X, int32_t, double>
-#define DETENT_PACKED_TOO(X, REAL)                                                                                     \
-    {                                                                                                                  \
-        DETENT_BY_CODES(dequantize, X, REAL), dequantize<X, I4, REAL>, dequantize<X, U4, REAL>                         \
-    }
-static const MapFunction dequantizers[4][7] = {DETENT_PACKED_TOO(float, float), DETENT_PACKED_TOO(F16, float),
-                                               DETENT_PACKED_TOO(BF16, float), DETENT_PACKED_TOO(double, double)};
-static const BackwardFunction dequantize_backwards[4][5] = {{DETENT_BY_CODES(dequantize_bwd, float, float)},
-                                                            {DETENT_BY_CODES(dequantize_bwd, F16, float)},
-                                                            {DETENT_BY_CODES(dequantize_bwd, BF16, float)},
-                                                            {DETENT_BY_CODES(dequantize_bwd, double, double)}};
-#undef DETENT_BY_CODES
-#undef DETENT_PACKED_TOO
+/* By type of x; codes of that type, integers, integers of 32 bits, whose arithmetic is float64. */
+enum { OWN_CODES, INTEGER_CODES, WIDE_CODES };
+static int kind_of(detent_dtype codes)
+{
+    return codes == DETENT_I32 ? WIDE_CODES : codes >= DETENT_I8 ? INTEGER_CODES : OWN_CODES;
+}
+static const MapFunction dequantizers[4][3] = {
+    {map_codes<Dequantize<float, float, float>>, map_codes<Dequantize<float, Code, float>>,
+     map_codes<Dequantize<float, Code, double>>},
+    {map_codes<Dequantize<F16, F16, float>>, map_codes<Dequantize<F16, Code, float>>,
+     map_codes<Dequantize<F16, Code, double>>},
+    {map_codes<Dequantize<BF16, BF16, float>>, map_codes<Dequantize<BF16, Code, float>>,
+     map_codes<Dequantize<BF16, Code, double>>},
+    {map_codes<Dequantize<double, double, double>>, map_codes<Dequantize<double, Code, double>>,
+     map_codes<Dequantize<double, Code, double>>},
+};
+static const BackwardFunction dequantize_backwards[4][3] = {
+    {dequantize_bwd<float, float, float>, dequantize_bwd<float, Code, float>, dequantize_bwd<float, Code, double>},
+    {dequantize_bwd<F16, F16, float>, dequantize_bwd<F16, Code, float>, dequantize_bwd<F16, Code, double>},
+    {dequantize_bwd<BF16, BF16, float>, dequantize_bwd<BF16, Code, float>, dequantize_bwd<BF16, Code, double>},
+    {dequantize_bwd<double, double, double>, dequantize_bwd<double, Code, double>,
+     dequantize_bwd<double, Code, double>},
+};
 
 static const BackwardFunction quantize_backwards[2][4] = {
     {quantize_bwd<float, float>, quantize_bwd<F16, float>, quantize_bwd<BF16, float>, nullptr},
@@ -167,7 +163,7 @@ detent_status detent_quantize_cuda(const void *x, void *q, detent_dtype x_dtype,
     if (status == DETENT_OK) status = detent_check_arrays(x, q, shape, &elements);
     if (status != DETENT_OK || elements == 0) return status;
     const int math = detent_math_dtype(x_dtype, encoding->grid) == DETENT_F64;
-    return quantizers[math][x_dtype][column_of(q_dtype)]({x, q, shape, encoding, stream});
+    return quantizers[math][x_dtype][q_dtype >= DETENT_I8]({x, q, q_dtype, shape, encoding, stream});
 }
 
 detent_status detent_quantize_bwd_cuda(const void *grad_q, const void *x, void *grad_x, void *grad_scale,
@@ -196,7 +192,7 @@ detent_status detent_dequantize_cuda(const void *q, void *x, detent_dtype q_dtyp
     if (status == DETENT_OK) status = detent_check_code_types(x_dtype, q_dtype);
     if (status == DETENT_OK) status = detent_check_arrays(q, x, shape, &elements);
     if (status != DETENT_OK || elements == 0) return status;
-    return dequantizers[x_dtype][column_of(q_dtype)]({q, x, shape, encoding, stream});
+    return dequantizers[x_dtype][kind_of(q_dtype)]({q, x, q_dtype, shape, encoding, stream});
 }
 
 detent_status detent_dequantize_bwd_cuda(const void *grad_x, const void *q, void *grad_q, void *grad_scale,
@@ -211,7 +207,7 @@ detent_status detent_dequantize_bwd_cuda(const void *grad_x, const void *q, void
     if (status == DETENT_OK)
         status = check_sums(grad_scale, grad_zero_point, shape, encoding, workspace, workspace_bytes);
     if (status != DETENT_OK) return status;
-    return dequantize_backwards[x_dtype][column_of(q_dtype)]({grad_x, q, grad_q, grad_scale, grad_zero_point, shape,
-                                                              encoding, 1.0, grad_zero_point != nullptr, workspace,
-                                                              stream});
+    return dequantize_backwards[x_dtype][kind_of(q_dtype)]({grad_x, q, grad_q, grad_scale, grad_zero_point, shape,
+                                                            encoding, 1.0, grad_zero_point != nullptr, workspace,
+                                                            stream, q_dtype});
 }

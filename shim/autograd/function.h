@@ -106,6 +106,14 @@ inline void save_mask(AutogradContext *ctx, const Tensor &y, const Tensor &mask,
   else if (auto order = memory_order(y)) ctx->saved_data["m"] = std::move(*order);
 }
 
+// The gradient of a residual, where there is one, is that of x.
+inline void note_residual(AutogradContext *ctx, const OptionalTensor &residual) {
+  if (residual.has_value()) ctx->saved_data["r"] = true;
+}
+inline Tensor grad_of_residual(const AutogradContext *ctx, const Tensor &grad_x) {
+  return ctx->saved_data.find("r") != ctx->saved_data.end() ? grad_x : Tensor();
+}
+
 inline Tensor mask_backward(AutogradContext *ctx, const Tensor &grad_y) {
   static const auto op = c10::Dispatcher::singleton()
                              .findSchemaOrThrow("detent::fake_quantize_mask_backward", "")

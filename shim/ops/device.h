@@ -42,6 +42,7 @@ struct Cpu {
   };
 
   static constexpr auto fake_quantize = &detent_fake_quantize_cpu;
+  static constexpr auto fake_quantize_sum = &detent_fake_quantize_sum_cpu;
   static constexpr auto fake_quantize_bwd_workspace = &detent_fake_quantize_bwd_workspace;
   static constexpr auto fake_quantize_bwd = &detent_fake_quantize_bwd_cpu;
   static constexpr auto fake_quantize_mask_bwd = &detent_fake_quantize_mask_bwd_cpu;

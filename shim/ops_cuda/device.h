@@ -52,6 +52,7 @@ struct Cuda {
   };
 
   static constexpr auto fake_quantize = &Named<&detent_fake_quantize_cuda>::call;
+  static constexpr auto fake_quantize_sum = &Named<&detent_fake_quantize_sum_cuda>::call;
   static constexpr auto fake_quantize_bwd_workspace = &detent_fake_quantize_bwd_workspace_cuda;
   static constexpr auto fake_quantize_bwd = &Named<&detent_fake_quantize_bwd_cuda>::call;
   static constexpr auto fake_quantize_mask_bwd = &Named<&detent_fake_quantize_mask_bwd_cuda>::call;

@@ -55,6 +55,26 @@ SAMPLES = {
         "fake_quantize",
         lambda: (channels_last(), positive(2, 1, 2, 1), None, -8, 7, None, [1, -1, 2, -1]),
     ),
+    "fake_quantize of a sum": (
+        "fake_quantize",
+        lambda: (tensors(4, 6), positive(), tensors(), 0, 7, None, None, 1.0, 0.0, None, tensors(4, 6)),
+    ),
+    "fake_quantize of a sum, fixed": (
+        "fake_quantize",
+        lambda: (channels_last(), positive(3, grad=False), None, -8, 7, 1, None, 1.0, None, None, channels_last()),
+    ),
+    "fake_quantize_sum": (
+        "fake_quantize_sum",
+        lambda: (tensors(4, 6, grad=False), tensors(4, 6, grad=False), positive(grad=False), None, 0, 7),
+    ),
+    "fake_quantize_range_sum": (
+        "fake_quantize_range_sum",
+        lambda: (channels_last(False), channels_last(False), -positive(grad=False), positive(grad=False), 0, 7, False),
+    ),
+    "fake_quantize_range of a sum": (
+        "fake_quantize_range",
+        lambda: (tensors(5, 3), -positive(), positive(), 0, 7, False, None, None, None, 0.0, 6.0, tensors(5, 3)),
+    ),
     "fake_quantize after a relu6": (
         "fake_quantize",
         lambda: (tensors(4, 6), positive(6), tensors(6), 0, 7, 1, None, 1.0, 0.0, 6.0),

@@ -17,7 +17,7 @@ SCHEMAS = {
     "fake_quantize": (
         "(Tensor x, Tensor scale, Tensor? zero_point, int qmin, int qmax, int? axis=None, int[]? "
         "block_size=None, float grad_scale=1., float? activation_min=None, float? activation_max=None, bool "
-        "trained=False) -> Tensor"
+        "trained=False, Tensor? residual=None) -> Tensor"
     ),
     "fake_quantize_stochastic": (
         "(Tensor x, Tensor scale, Tensor? zero_point, Tensor random, int qmin, int qmax, int? axis=None, int[]? "
@@ -25,8 +25,13 @@ SCHEMAS = {
     ),
     "fake_quantize_mask": (
         "(Tensor x, Tensor scale, Tensor? zero_point, int qmin, int qmax, int? axis=None, int[]? "
+        "block_size=None, float? activation_min=None, float? activation_max=None, bool trained=False, Tensor? "
+        "residual=None) -> (Tensor y, Tensor mask)"
+    ),
+    "fake_quantize_sum": (
+        "(Tensor x, Tensor residual, Tensor scale, Tensor? zero_point, int qmin, int qmax, int? axis=None, int[]? "
         "block_size=None, float? activation_min=None, float? activation_max=None, bool trained=False) -> (Tensor y, "
-        "Tensor mask)"
+        "Tensor sum)"
     ),
     "fake_quantize_backward": (
         "(Tensor grad_y, Tensor x, Tensor scale, Tensor? zero_point, int qmin, int qmax, int? axis=None, "
@@ -35,12 +40,18 @@ SCHEMAS = {
     ),
     "fake_quantize_range": (
         "(Tensor x, Tensor min, Tensor max, int qmin, int qmax, bool symmetric, int? zero_point=None, int? "
-        "axis=None, int[]? block_size=None, float? activation_min=None, float? activation_max=None) -> Tensor"
+        "axis=None, int[]? block_size=None, float? activation_min=None, float? activation_max=None, Tensor? "
+        "residual=None) -> Tensor"
     ),
     "fake_quantize_range_mask": (
         "(Tensor x, Tensor min, Tensor max, int qmin, int qmax, bool symmetric, int? zero_point=None, int? "
-        "axis=None, int[]? block_size=None, float? activation_min=None, float? activation_max=None) -> (Tensor y, "
-        "Tensor mask)"
+        "axis=None, int[]? block_size=None, float? activation_min=None, float? activation_max=None, Tensor? "
+        "residual=None) -> (Tensor y, Tensor mask)"
+    ),
+    "fake_quantize_range_sum": (
+        "(Tensor x, Tensor residual, Tensor min, Tensor max, int qmin, int qmax, bool symmetric, int? "
+        "zero_point=None, int? axis=None, int[]? block_size=None, float? activation_min=None, float? "
+        "activation_max=None) -> (Tensor y, Tensor sum)"
     ),
     "fake_quantize_range_backward": (
         "(Tensor grad_y, Tensor x, Tensor min, Tensor max, int qmin, int qmax, bool symmetric, int? "
@@ -58,16 +69,16 @@ SCHEMAS = {
     "fake_quantize_mask_backward": "(Tensor grad_y, Tensor mask, int[]? order=None, int[]? block_size=None) -> Tensor",
     "fake_quantize_many": (
         "(Tensor[] x, Tensor[] scale, Tensor[] zero_point, int qmin, int qmax, int[]? axis=None, int[]? "
-        "block_size=None, float[]? grad_scale=None) -> Tensor[]"
+        "block_size=None, float[]? grad_scale=None, bool trained=False) -> Tensor[]"
     ),
     "fake_quantize_many_mask": (
         "(Tensor[] x, Tensor[] scale, Tensor[] zero_point, int qmin, int qmax, int[]? axis=None, int[]? "
-        "block_size=None) -> (Tensor[] y, Tensor[] mask)"
+        "block_size=None, bool trained=False) -> (Tensor[] y, Tensor[] mask)"
     ),
     "fake_quantize_many_backward": (
         "(Tensor[] grad_y, Tensor[] x, Tensor[] scale, Tensor[] zero_point, int qmin, int qmax, int[]? "
-        "axis=None, int[]? block_size=None, float[]? grad_scale=None) -> (Tensor[] grad_x, Tensor[] grad_scale, "
-        "Tensor[] grad_zero_point)"
+        "axis=None, int[]? block_size=None, float[]? grad_scale=None, bool trained=False) -> (Tensor[] grad_x, "
+        "Tensor[] grad_scale, Tensor[] grad_zero_point)"
     ),
     "fake_quantize_range_many": (
         "(Tensor[] x, Tensor[] min, Tensor[] max, int qmin, int qmax, bool symmetric, int? zero_point=None, "

@@ -25,15 +25,22 @@ def _present(grad: Tensor, of: Tensor | None) -> Tensor | None:
     return None if of is None else grad
 
 
+def _sum(x: Tensor, residual: Tensor | None) -> Tensor:
+    """What backward takes for x: one tensor in place of two."""
+    return x if residual is None else x + residual
+
+
 def _affine_setup(ctx, inputs, output) -> None:
-    x, scale, zero_point, *plain = inputs
-    _keep(ctx, (x, scale, zero_point), *plain)
+    x, scale, zero_point, *plain, residual = inputs
+    _keep(ctx, (_sum(x, residual), scale, zero_point), *plain)
+    ctx.residual = residual is not None
 
 
 def _affine_backward(ctx, grad_y):
     x, scale, zero_point = ctx.saved_tensors
     grad_x, grad_scale, grad_zero_point = _ops.fake_quantize_backward(grad_y, x, scale, zero_point, *ctx.plain)
-    return grad_x, grad_scale, _present(grad_zero_point, zero_point), *[None] * len(ctx.plain)
+    grad_zero_point = _present(grad_zero_point, zero_point)
+    return grad_x, grad_scale, grad_zero_point, *[None] * len(ctx.plain), grad_x if ctx.residual else None
 
 
 def _stochastic_setup(ctx, inputs, output) -> None:
@@ -42,17 +49,20 @@ def _stochastic_setup(ctx, inputs, output) -> None:
 
 
 def _stochastic_backward(ctx, grad_y):
-    grad_x, grad_scale, grad_zero_point, *rest = _affine_backward(ctx, grad_y)
-    return grad_x, grad_scale, grad_zero_point, None, *rest
+    x, scale, zero_point = ctx.saved_tensors
+    grad_x, grad_scale, grad_zero_point = _ops.fake_quantize_backward(grad_y, x, scale, zero_point, *ctx.plain)
+    return grad_x, grad_scale, _present(grad_zero_point, zero_point), *[None] * (1 + len(ctx.plain))
 
 
 def _range_setup(ctx, inputs, output) -> None:
-    x, min, max, *plain = inputs
-    _keep(ctx, (x, min, max), *plain)
+    x, min, max, *plain, residual = inputs
+    _keep(ctx, (_sum(x, residual), min, max), *plain)
+    ctx.residual = residual is not None
 
 
 def _range_backward(ctx, grad_y):
-    return *_ops.fake_quantize_range_backward(grad_y, *ctx.saved_tensors, *ctx.plain), *[None] * len(ctx.plain)
+    grad_x, *grads = _ops.fake_quantize_range_backward(grad_y, *ctx.saved_tensors, *ctx.plain)
+    return grad_x, *grads, *[None] * len(ctx.plain), grad_x if ctx.residual else None
 
 
 def _dynamic_setup(ctx, inputs, output) -> None:
@@ -188,10 +198,11 @@ def register() -> None:
         torch.library.register_autograd(f"detent::{name}", backward, setup_context=setup)
     for name in [
         "fake_quantize_backward", "fake_quantize_range_backward", "fake_quantize_mask_backward", "fake_quantize_mask",
-        "fake_quantize_range_mask", "fake_quantize_dynamic_mask", "fake_quantize_many_mask",
-        "fake_quantize_many_backward", "fake_quantize_range_many_mask", "fake_quantize_range_many_backward",
-        "fake_quantize_dynamic_many_mask", "fake_quantize_mask_many_backward", "float_cast_mask", "block_cast_mask",
-        "pack_mask", "unpack_mask", "quantize_backward", "dequantize_backward", "encode_min_max", "encode_affine",
-        "encode_trained", "observe_min_max", "encode_percentile", "encode_sqnr", "encode_mse", "encode_entropy",
+        "fake_quantize_range_mask", "fake_quantize_sum", "fake_quantize_range_sum", "fake_quantize_dynamic_mask",
+        "fake_quantize_many_mask", "fake_quantize_many_backward", "fake_quantize_range_many_mask",
+        "fake_quantize_range_many_backward", "fake_quantize_dynamic_many_mask", "fake_quantize_mask_many_backward",
+        "float_cast_mask", "block_cast_mask", "pack_mask", "unpack_mask", "quantize_backward", "dequantize_backward",
+        "encode_min_max", "encode_affine", "encode_trained", "observe_min_max", "encode_percentile", "encode_sqnr",
+        "encode_mse", "encode_entropy",
     ]:  # fmt: skip
         torch.library.register_autograd(f"detent::{name}", _raise_second_order(name))

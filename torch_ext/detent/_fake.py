@@ -45,6 +45,10 @@ def _fake_quantize_mask(x, scale, zero_point, qmin, qmax, axis=None, block_size=
     return torch.empty_like(x), _mask(x)
 
 
+def _fake_quantize_sum(x, residual, *encoding):
+    return torch.empty_like(x), torch.empty_like(x)
+
+
 def _fake_quantize_backward(
     grad_y, x, scale, zero_point, qmin, qmax, axis=None, block_size=None, grad_scale=1.0, *rest
 ):
@@ -52,13 +56,13 @@ def _fake_quantize_backward(
 
 
 def _fake_quantize_range(
-    x, min, max, qmin, qmax, symmetric, zero_point=None, axis=None, block_size=None, *activation
+    x, min, max, qmin, qmax, symmetric, zero_point=None, axis=None, block_size=None, *before
 ):
     return torch.empty_like(x)
 
 
 def _fake_quantize_range_mask(
-    x, min, max, qmin, qmax, symmetric, zero_point=None, axis=None, block_size=None, *activation
+    x, min, max, qmin, qmax, symmetric, zero_point=None, axis=None, block_size=None, *before
 ):
     return torch.empty_like(x), _mask(x)
 
@@ -238,9 +242,11 @@ def register() -> None:
         "fake_quantize": _fake_quantize,
         "fake_quantize_stochastic": _fake_quantize_stochastic,
         "fake_quantize_mask": _fake_quantize_mask,
+        "fake_quantize_sum": _fake_quantize_sum,
         "fake_quantize_backward": _fake_quantize_backward,
         "fake_quantize_range": _fake_quantize_range,
         "fake_quantize_range_mask": _fake_quantize_range_mask,
+        "fake_quantize_range_sum": _fake_quantize_sum,
         "fake_quantize_range_backward": _fake_quantize_range_backward,
         "fake_quantize_dynamic": _fake_quantize_dynamic,
         "fake_quantize_dynamic_mask": _fake_quantize_dynamic_mask,

@@ -56,6 +56,7 @@ def fake_quantize(
     activation_min: float | None = None,
     activation_max: float | None = None,
     trained: bool = False,
+    residual: Tensor | None = None,
 ) -> Tensor:
     """Round ``x`` to the grid ``[qmin, qmax]`` and back, with a straight-through gradient.
 
@@ -76,19 +77,25 @@ def fake_quantize(
         trained: ``scale`` and ``zero_point`` are whatever an optimizer made of them: ``|scale|`` counts, at least the
             floor of :func:`fake_quantize_range`, and ``zero_point`` held to the grid. Gradients pass straight through
             both, with slope 1 where ``scale`` is 0; NaN stays NaN.
+        residual: Added to ``x`` before all of this, in the same pass and again with the bits of ``x + residual``, whose
+            gradient both have. Shape and dtype of ``x``.
     Returns:
         Tensor like ``x``, each value ``(q - zero_point) * scale`` for an integer ``q``.
     Raises:
         ValueError: ``qmin >= qmax``; ``scale`` or ``zero_point`` does not fit ``axis`` or ``block_size``; a dtype is not
-            a float one; tensors on different devices; ``activation_min >= activation_max``.
+            a float one; tensors on different devices; ``activation_min >= activation_max``; ``residual`` is not like
+            ``x``.
     Example:
         >>> fake_quantize(torch.tensor([-1.0, 0.25, 0.75, 9.0]), torch.tensor(0.5), qmin=-2, qmax=3)
         tensor([-1.0000,  0.0000,  1.0000,  1.5000])
+        >>> x, shortcut = torch.tensor([-1.0, 0.25]), torch.tensor([0.5, 1.0])
+        >>> fake_quantize(x, torch.tensor(0.5), qmin=-2, qmax=3, activation_min=0.0, residual=shortcut)
+        tensor([0., 1.])
     """
+    point = _zero_point(zero_point, scale)
     return _ops.fake_quantize(
-        x, scale, _zero_point(zero_point, scale), qmin, qmax, axis, block_size, 1.0, activation_min, activation_max,
-        trained,
-    )  # fmt: skip
+        x, scale, point, qmin, qmax, axis, block_size, 1.0, activation_min, activation_max, trained, residual
+    )
 
 
 def _grid(bitwidth: int | None, qmin: int | None, qmax: int | None, symmetric: bool) -> tuple[int, int]:
@@ -117,6 +124,7 @@ def fake_quantize_range(
     block_size: Sequence[int] | None = None,
     activation_min: float | None = None,
     activation_max: float | None = None,
+    residual: Tensor | None = None,
 ) -> Tensor:
     """Fake-quantize ``x`` with the grid that ``min`` and ``max`` span; both learn.
 
@@ -131,7 +139,7 @@ def fake_quantize_range(
         qmin, qmax: Inclusive grid ends.
         symmetric: The zero point is fixed by the grid: ``zero_point``, else ``round((qmin + qmax) / 2)``.
         zero_point: That fixed zero point, on the grid; 0 with ``qmin=0`` is the unsigned symmetric grid.
-        axis, block_size, activation_min, activation_max: As in :func:`fake_quantize`.
+        axis, block_size, activation_min, activation_max, residual: As in :func:`fake_quantize`.
     Returns:
         Tensor like ``x``.
     Raises:
@@ -142,7 +150,7 @@ def fake_quantize_range(
     """
     qmin, qmax = _grid(bitwidth, qmin, qmax, symmetric)
     return _ops.fake_quantize_range(
-        x, min, max, qmin, qmax, symmetric, zero_point, axis, block_size, activation_min, activation_max
+        x, min, max, qmin, qmax, symmetric, zero_point, axis, block_size, activation_min, activation_max, residual
     )
 
 

@@ -55,7 +55,7 @@ class Quantizer(Calibration, Saving, AimetNames, nn.Module):
     scaled = True
     #: What ``mode`` may be.
     _modes: tuple[str, ...] = ("fixed", "dynamic")
-    #: Told what a call made of what: ``(quantizer, x, y)``.
+    #: Told what a call made of what: ``(quantizer, x, y)``; ``None`` for an x that was never made.
     _told: Callable[..., None] | None = None
     #: What was made of parameters and still holds, see :func:`detent.qat.cached_weights`.
     _kept_weights: KeptWeights | None = None

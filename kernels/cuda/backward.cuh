@@ -1,7 +1,8 @@
 /* Backward of an operation with one output per input and two sums per group: grad_x, and the gradients of the encoding.
  *
  * A family's Terms has grad(), first() and second(), each of (g, x, scale, zero_point, qmin, qmax). If it is ACTIVATED,
- * x is what the call's interval makes of the element, and lets grad() through or not. */
+ * x is what the call's interval makes of the element, and lets grad() through or not; TRAINED says whether scales may
+ * be. */
 #ifndef DETENT_CUDA_BACKWARD_CUH
 #define DETENT_CUDA_BACKWARD_CUH
 
@@ -69,7 +70,7 @@ template <typename Terms, typename G, typename X, typename Real> struct Backward
     Interval<real> activation; /* the whole line where there is none */
     FinishSums<real> finish;
 
-    __device__ __forceinline__ Group group(size_t g) const { return read_group(finish.encodings, g); }
+    __device__ __forceinline__ Group group(size_t g) const { return read_group<Terms::TRAINED>(finish.encodings, g); }
 
     __device__ __forceinline__ real activated(real given) const
     {

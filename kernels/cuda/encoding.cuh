@@ -59,14 +59,15 @@ __device__ __forceinline__ Affine<real> affine_of_range(real min, real max, cons
     return {scale, detent_zero_point_of_range(min, scale, grid)};
 }
 
-template <typename real>
+/* TRAINED: the family may be given a trained scale; others do without its registers. */
+template <bool TRAINED, typename real>
 __device__ __forceinline__ Affine<real> read_group(const Encodings<real> &encodings, size_t group)
 {
     if (encodings.scale == nullptr)
         return affine_of_range<real>(encodings.min[group], encodings.max[group], encodings.grid);
     Affine<real> affine = {encodings.scale[group], encodings.absent};
     if (encodings.zero_point != nullptr) affine.zero_point = nearest(encodings.zero_point[group]);
-    if (encodings.trained) {
+    if (TRAINED && encodings.trained) {
         affine.scale = detent_usable_scale(affine.scale, encodings.grid);
         if (encodings.zero_point != nullptr)
             affine.zero_point = detent_clamp(affine.zero_point, encodings.grid.qmin, encodings.grid.qmax);

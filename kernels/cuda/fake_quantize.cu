@@ -15,7 +15,7 @@ template <typename T, typename Real, bool OF_SUM = false> struct FakeQuantize {
     typedef T From;
     typedef T To;
     typedef Real real;
-    enum : bool { MASKED = true, ACTIVATED = true, RANDOM = false, SUMMED = OF_SUM };
+    enum : bool { MASKED = true, ACTIVATED = true, RANDOM = false, SUMMED = OF_SUM, TRAINED = true };
     static __device__ __forceinline__ real value(real x, real scale, real zero_point, real qmin, real qmax)
     {
         return detent_fake_quantize_one(x, scale, zero_point, qmin, qmax);
@@ -27,7 +27,7 @@ template <typename T, typename Real, bool OF_SUM = false> struct FakeQuantize {
 };
 
 struct FakeQuantizeTerms {
-    enum : bool { ACTIVATED = true };
+    enum : bool { ACTIVATED = true, TRAINED = true };
     template <typename real>
     static __device__ __forceinline__ real grad(real g, real x, real scale, real zero_point, real qmin, real qmax)
     {

@@ -3,7 +3,8 @@
  * An operation Op names its types From, To and real, whether it can write a mask, and has
  *     static real value(real x, real scale, real zero_point, real qmin, real qmax)
  * and with a mask inside(), of the same. x is what the job's interval makes of the element, if Op is ACTIVATED. If Op
- * is RANDOM, value() takes the element's u after x. If Op is SUMMED, the element is the sum of two tensors'. */
+ * is RANDOM, value() takes the element's u after x. If Op is SUMMED, the element is the sum of two tensors'.
+ * TRAINED says whether scales may be. */
 #ifndef DETENT_CUDA_MAP_CUH
 #define DETENT_CUDA_MAP_CUH
 
@@ -40,7 +41,8 @@ __device__ __forceinline__ float uniform(const int64_t *random, size_t first, un
 }
 
 /* The encoding of the group at hand; read again only where the group changes. */
-template <typename real> struct Held {
+template <typename Op> struct Held {
+    typedef typename Op::real real;
     size_t group;
     Affine<real> affine;
 
@@ -48,7 +50,7 @@ template <typename real> struct Held {
     {
         if (wanted == group) return;
         group = wanted;
-        affine = read_group(encodings, wanted);
+        affine = read_group<Op::TRAINED>(encodings, wanted);
     }
 };
 
@@ -88,8 +90,7 @@ __device__ __forceinline__ void add_residual(const MapJob<Op> &job, size_t tile,
 
 /* Tiles first, first + step, ... */
 template <typename Op>
-__device__ __forceinline__ void map_elements(const MapJob<Op> &job, Held<typename Op::real> held, size_t first,
-                                             size_t step)
+__device__ __forceinline__ void map_elements(const MapJob<Op> &job, Held<Op> held, size_t first, size_t step)
 {
     typedef typename Op::From From;
     typedef typename Op::To To;
@@ -170,18 +171,10 @@ MapJob<Op> map_job(const void *from, void *to, uint8_t *mask, detent_shape3 shap
     if (shape.groups == 1) shape = {1, 1, elements};
     const auto reading = Memory<const From>::at(from, codes);
     const auto writing = Memory<To>::at(to, codes);
-    return {reading,
-            writing,
-            mask,
-            shape,
-            elements,
-            locator_of(shape),
-            encodings,
-            activation,
-            is_aligned<From, V>(reading) && is_aligned<To, V>(writing),
-            nullptr,
-            nullptr,
-            nullptr};
+    return {reading,   writing,    mask,
+            shape,     elements,   locator_of(shape),
+            encodings, activation, is_aligned<From, V>(reading) && is_aligned<To, V>(writing),
+            nullptr,   nullptr,    nullptr};
 }
 
 template <typename Op>

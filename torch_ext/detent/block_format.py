@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from .float_format import FloatFormat
 
 __all__ = ["BlockFormat"]
@@ -68,6 +71,13 @@ class BlockFormat:
     def max(self) -> float:
         """The elements' largest number."""
         return 127 / 64 if self.element == "int8" else self.element.max
+
+    def tensor_scale(self, x: Tensor) -> Tensor | None:
+        """What lets the largest finite magnitude of ``x`` fall on the largest number; ``None`` of one level."""
+        if not self.two_level:
+            return None
+        low, high, _ = torch.ops.detent.observe_min_max(x.detach())
+        return (torch.maximum(high, -low) / (self.max * 448)).clamp_min(torch.finfo(torch.float32).tiny)
 
     @property
     def bits(self) -> int:

@@ -300,9 +300,8 @@ def block_cast(
         raise ValueError(
             f"block_cast: tensor_scale was given for {format}, expected None: its scales are powers of two."
         )
-    if tensor_scale is None and format.two_level:
-        low, high, _ = _ops.observe_min_max(x.detach())
-        tensor_scale = (torch.maximum(high, -low) / (format.max * 448)).clamp_min(torch.finfo(torch.float32).tiny)
+    if tensor_scale is None:
+        tensor_scale = format.tensor_scale(x)
     return _ops.block_cast(x, format.mantissa_bits, format.min_exponent, format.max, axis, block_size, tensor_scale)
 
 

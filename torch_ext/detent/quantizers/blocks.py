@@ -11,11 +11,12 @@ from torch import Tensor
 from .._layout import Layout
 from ..block_format import BlockFormat
 from ..float_format import FloatFormat
-from ..functional import block_cast
 from .grid import REACH
-from .quantizer import Quantizer
+from .quantizer import Operator, Quantizer
 
 __all__ = ["BlockQuantizeDequantize"]
+
+_ops = torch.ops.detent
 
 
 class BlockQuantizeDequantize(Quantizer):
@@ -116,7 +117,17 @@ class BlockQuantizeDequantize(Quantizer):
     # --- the call -----------------------------------------------------------------------------------------------------
 
     def _forward(self, x: Tensor) -> Tensor:
-        return block_cast(x, self._format, axis=self._block_axis)
+        op, arguments = self._call(x)
+        return op(x, *arguments)
+
+    def _call(self, x: Tensor) -> tuple[Operator, tuple]:
+        format, scale = self._format, self._format.tensor_scale(x)
+        return _ops.block_cast, (
+            format.mantissa_bits, format.min_exponent, format.max, self._block_axis, format.block_size, scale
+        )  # fmt: skip
+
+    def _plain_state(self) -> tuple:
+        return self._format, self._block_axis
 
     def _with_range(self, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
         return self._forward(x)

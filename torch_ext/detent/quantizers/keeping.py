@@ -25,6 +25,7 @@ _WITH_MASK = {
     _ops.fake_quantize_range: _ops.fake_quantize_range_mask,
     _ops.fake_quantize_dynamic: _ops.fake_quantize_dynamic_mask,
     _ops.float_cast: _ops.float_cast_mask,
+    _ops.block_cast: _ops.block_cast_mask,
 }
 #: Of an operator whose encoding has a gradient, its backward.
 _BACKWARD = {

@@ -15,7 +15,7 @@ REGISTERS = 65536  # of a multiprocessor
 THREADS = 256
 # Blocks that a multiprocessor holds at once, at least: enough to hide memory behind arithmetic. A sum over vectors has
 # much in flight per thread; a search is bound by its arithmetic.
-BLOCKS = {"reduce_wide": 2, "search_groups": 1}
+BLOCKS = {"reduce_wide": 2, "reduce_many": 2, "search_groups": 1}
 OTHER_BLOCKS = 3
 # Arrays that are indexed by numbers known at run time alone, so not in registers: the bounds of a search's steps.
 STACK = {"search_groups": 128}

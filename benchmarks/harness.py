@@ -26,19 +26,26 @@ Contender = Callable[[], object] | str
 
 @dataclass
 class Group:
-    """Contenders that do the same work on the same data. ``moves``: bytes that must move, in sizes of ``x``."""
+    """Contenders that do the same work on the same data.
+
+    ``needed``: bytes of what must be read once and written once; 0 where time does not follow from bytes. ``moved``:
+    the bytes that ours reads and writes in the passes it makes. A contender "copy" is a copy of ``x`` into memory that
+    is there. ``about`` is written beside the result.
+    """
 
     kind: str
     granularity: str
     dtype: torch.dtype
     shape: tuple[int, ...]
     unit: str
-    moves: float
+    needed: int
+    moved: int | None = None
     contenders: dict[str, Contender] = field(default_factory=dict)
+    about: dict[str, object] = field(default_factory=dict)
 
     @property
-    def megabytes(self) -> float:
-        return torch.Size(self.shape).numel() * self.dtype.itemsize / 2**20
+    def bytes(self) -> int:
+        return torch.Size(self.shape).numel() * self.dtype.itemsize
 
 
 @dataclass
@@ -78,8 +85,10 @@ def seconds(call: Callable[[], object], count: int, device: str) -> tuple[float,
 
 def _calls_per_sample(call: Callable[[], object], device: str, sample_s: float) -> int:
     """Warm up, then as many calls as fill one sample."""
-    for _ in range(2):
-        call()
+    call()
+    again = seconds(call, 1, device)[0]
+    if again >= sample_s:
+        return 1
     return max(1, min(1000, round(sample_s / min(seconds(call, 1, device)[0] for _ in range(3)))))
 
 
@@ -110,25 +119,28 @@ def measure(group: Group, device: str, effort: Effort) -> dict:
     finally:
         gc.enable()
     return {
+        **group.about,
         "kind": group.kind,
         "granularity": group.granularity,
         "dtype": str(group.dtype).removeprefix("torch."),
         "shape": list(group.shape),
-        "mib": group.megabytes,
+        "mib": group.bytes / 2**20,
         "unit": group.unit,
+        "bytes_needed": group.needed,
+        "bytes_moved": group.needed if group.moved is None else group.moved,
         "rounds": rounds,
-        "contenders": _summary(samples, group.moves),
+        "contenders": _summary(samples, group),
         "missing": missing,
     }
 
 
-def _summary(samples: dict[str, list[tuple[float, float]]], moves: float) -> dict[str, dict[str, float]]:
+def _summary(samples: dict[str, list[tuple[float, float]]], group: Group) -> dict[str, dict[str, float]]:
     middle = {name: statistics.median(wall for wall, _ in times) for name, times in samples.items()}
     best = {name: min(wall for wall, _ in times) for name, times in samples.items()}
     cpu = {name: statistics.median(cpu for _, cpu in times) for name, times in samples.items()}
     result = {}
     for name in samples:
-        result[name] = {
+        row = {
             "ratio": middle[name] / middle["unit"],
             "ratio_best": best[name] / best["unit"],
             "ratio_cpu": cpu[name] / cpu["unit"],
@@ -136,8 +148,11 @@ def _summary(samples: dict[str, list[tuple[float, float]]], moves: float) -> dic
             "best_us": best[name] * 1e6,
             "cpu_us": cpu[name] * 1e6,
         }
-        if "copy" in samples:
-            result[name]["copy_fraction"] = moves / 2 * middle["copy"] / middle[name]
+        if group.needed:
+            row["gb_per_s"] = group.needed / middle[name] / 1e9
+            if "copy" in samples:
+                row["copy_fraction"] = group.needed / (2 * group.bytes) * middle["copy"] / middle[name]
+        result[name] = {key: float(f"{number:.5g}") for key, number in row.items()}
     return result
 
 
@@ -146,13 +161,25 @@ def show(result: dict) -> None:
     shape = "x".join(map(str, result["shape"]))
     print(f"\n{result['kind']}, {result['granularity']}, {result['dtype']} [{shape}], {result['rounds']} rounds; "
           f"1 = {result['unit']}, {result['contenders']['unit']['median_us']:.1f} us")  # fmt: skip
-    print(f"  {'':<34}{'median':>8}{'best':>8}{'CPU':>8}{'us':>12}")
+    print(f"  {'':<34}{'median':>8}{'best':>8}{'CPU':>8}{'us':>12}{'GB/s' if result['bytes_needed'] else '':>8}")
     for name, row in result["contenders"].items():
         ratios = "".join(f"{row[key]:8.2f}" for key in ("ratio", "ratio_best", "ratio_cpu"))
-        fraction = f"  {row['copy_fraction']:6.1%} of copy bandwidth" if "copy_fraction" in row else ""
-        print(f"  {name:<34}{ratios}{row['median_us']:12.1f}{fraction}")
+        speed = f"{row['gb_per_s']:8.2f}" if "gb_per_s" in row else ""
+        fraction = f"{row['copy_fraction']:8.0%} of copy" if "copy_fraction" in row else ""
+        print(f"  {name:<34}{ratios}{row['median_us']:12.1f}{speed}{fraction}")
     for name, why in result["missing"].items():
         print(f"  {name:<34}       -  {why}")
+
+
+def free_bytes(device: str) -> int:
+    """Memory that a run may take."""
+    if device == "cuda":
+        return torch.cuda.mem_get_info()[0]
+    try:
+        fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        return int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError):
+        return 4 << 30
 
 
 def _git(*arguments: str) -> str:
@@ -194,7 +221,7 @@ def environment(device: str) -> dict:
     }
 
 
-def write_report(report: dict, folder: Path, title: str, begin: float) -> None:
+def write_report(report: dict, folder: Path, title: str, begin: float) -> Path:
     """Write a run, which began at ``time.monotonic()`` of ``begin``, to ``<title>_<date>_<commit>.json``; say where."""
     report["seconds"] = round(time.monotonic() - begin, 1)
     folder.mkdir(parents=True, exist_ok=True)
@@ -202,3 +229,4 @@ def write_report(report: dict, folder: Path, title: str, begin: float) -> None:
     path = folder / f"{title}_{stamp}_{report['environment']['commit'][:9] or 'nocommit'}.json"
     path.write_text(json.dumps(report, indent=1) + "\n")
     print(f"\n{report['seconds']} s; wrote {os.path.relpath(path)}")
+    return path

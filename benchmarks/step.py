@@ -4,8 +4,9 @@
                               [--out DIR]
 
 A step is forward, backward and SGD with momentum, at W8A8. Ranges are fixed (activations stay, weights follow),
-learned, or LSQ's; "compressed" is with ``detent.qat.compress_saved_tensors``. Eager, compiled as one graph, and
-captured in a CUDA graph, each beside the float model treated alike; the contenders of a group take turns.
+learned, or LSQ's; "compressed" is with ``detent.qat.compress_saved_tensors``. "ATen" is the same simulation with torch's
+operators in the quantizers' place, "formula" with the formula written out. Eager, compiled as one graph, and captured in
+a CUDA graph, each beside the float model treated alike; the contenders of a group take turns.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import copy
 import gc
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import fixed_malloc
@@ -22,10 +24,11 @@ import fixed_malloc
 if __name__ == "__main__":
     fixed_malloc.ensure()  # before the seconds that importing torch takes
 
+import rivals
 import torch
 from grids import inputs_off_grid
 from harness import Contender, Effort, Group, environment, measure, reason, show, write_report
-from models import MobileNetV2, ResNet20
+from models import LlamaBlock, MobileNetV2, ResNet20, ResNet50, VisionTransformer
 from torch import Tensor, nn
 
 from detent import QuantizationSimModel, qat
@@ -42,11 +45,39 @@ def encoder() -> nn.Module:
     return nn.TransformerEncoderLayer(256, 4, 1024, batch_first=True)
 
 
-#: How to build each, the shape of a batch, and that of ``--quick``.
-MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], tuple[int, ...]]] = {
-    "resnet20": (ResNet20, (128, 3, 32, 32), (4, 3, 32, 32)),
-    "mobilenet_v2": (MobileNetV2, (16, 3, 96, 96), (2, 3, 32, 32)),
-    "encoder": (encoder, (8, 128, 256), (2, 16, 256)),
+def llama() -> nn.Module:
+    """A layer of Llama 3.2 1B: eight contenders of 8B's would take 20 GiB."""
+    return LlamaBlock(2048, 8192, 32, 8)
+
+
+@dataclass(frozen=True)
+class Case:
+    """How to build a model and the shape of its batch; then both for ``--quick``."""
+
+    build: Callable[[], nn.Module]
+    shape: tuple[int, ...]
+    quick_build: Callable[[], nn.Module]
+    quick_shape: tuple[int, ...]
+    dtype: torch.dtype = torch.float32
+
+    def made(self, quick: bool, device: str = "cpu") -> tuple[nn.Module, Tensor]:
+        torch.manual_seed(0)
+        build, shape = (self.quick_build, self.quick_shape) if quick else (self.build, self.shape)
+        return build().to(device, self.dtype).train(), torch.randn(shape, device=device, dtype=self.dtype)
+
+
+def _small_llama() -> nn.Module:
+    return LlamaBlock(64, 128, 4, 2, 16)
+
+
+CASES = {
+    "resnet20": Case(ResNet20, (128, 3, 32, 32), ResNet20, (4, 3, 32, 32)),
+    "resnet50": Case(ResNet50, (4, 3, 160, 160), ResNet50, (2, 3, 32, 32)),
+    "mobilenet_v2": Case(MobileNetV2, (16, 3, 96, 96), MobileNetV2, (2, 3, 32, 32)),
+    "vit_b": Case(VisionTransformer, (1, 3, 224, 224), lambda: VisionTransformer(32, 64, 2, 2), (2, 3, 32, 32)),
+    "encoder": Case(encoder, (8, 128, 256), encoder, (2, 16, 256)),
+    "llama": Case(llama, (1, 128, 2048), _small_llama, (1, 16, 64)),
+    "llama_bf16": Case(llama, (1, 128, 2048), _small_llama, (1, 16, 64), torch.bfloat16),
 }
 
 
@@ -92,15 +123,29 @@ def simulated(model: nn.Module, x: Tensor, way: str) -> QuantizationSimModel:
     return sim
 
 
-def steps(model: nn.Module, x: Tensor, compressed: bool) -> dict[str, Step]:
-    made = {FLOAT: Step(copy.deepcopy(model), x)}
-    for way in WAYS:
-        made[way] = Step(simulated(model, x, way).model, x)
-        if compressed:
+def steps(model: nn.Module, x: Tensor, how: str) -> dict[str, Step | str]:
+    """The float model, ours, and who does the same another way; or why one cannot be built."""
+
+    def made(way: str, compressed: bool = False, rival: type | None = None) -> Step | str:
+        try:
             sim = simulated(model, x, way)
-            qat.compress_saved_tensors(sim)
-            made[f"{way}, compressed"] = Step(sim.model, x)
-    return made
+            if compressed:
+                qat.compress_saved_tensors(sim)
+            if rival is not None:
+                rivals.replace(sim, rival)
+            return Step(sim.model, x)
+        except RuntimeError as error:
+            return reason(error)
+
+    found = {FLOAT: Step(copy.deepcopy(model), x)}
+    for way in WAYS:
+        found[way] = made(way)
+        if how == "eager":
+            found[f"{way}, compressed"] = made(way, compressed=True)
+    for title, rival in {"ATen": rivals.Aten, "formula": rivals.Formula}.items():
+        if (title == "ATen") != (how == "compiled"):
+            found |= {f"{way}, {title}": made(way, rival=rival) for way in ("fixed", "learned")}
+    return found
 
 
 def quantizers(model: nn.Module, x: Tensor) -> dict[str, int | list[str]]:
@@ -113,11 +158,14 @@ def quantizers(model: nn.Module, x: Tensor) -> dict[str, int | list[str]]:
     return {"quantizers": count, "products": seen, "off_grid": off}
 
 
-def contenders(how: str, made: dict[str, Step]) -> tuple[dict[str, Contender], dict[str, int]]:
+def contenders(how: str, made: dict[str, Step | str]) -> tuple[dict[str, Contender], dict[str, int]]:
     """What to time, and the bytes each saves."""
     calls: dict[str, Contender] = {}
     saved: dict[str, int] = {}
     for name, step in made.items():
+        if isinstance(step, str):
+            calls[name] = step
+            continue
         try:
             if how == "captured":
                 calls[name] = step.captured()
@@ -133,11 +181,9 @@ def run(name: str, how: str, device: str, effort: Effort, quick: bool) -> dict |
     """One group with ``saved_bytes`` by contender, or why there is none."""
     if how == "captured" and device != "cuda":
         return f"CUDA graphs need --device cuda, this is {device}"
-    build, *shapes = MODELS[name]
-    torch.manual_seed(0)
-    model, x = build().to(device).train(), torch.randn(shapes[quick], device=device)
+    model, x = CASES[name].made(quick, device)
     group = Group(f"step of {name}", how, x.dtype, tuple(x.shape), "the float model", 0)
-    group.contenders, saved = contenders(how, steps(model, x, compressed=how == "eager"))
+    group.contenders, saved = contenders(how, steps(model, x, how))
     if isinstance(group.contenders[FLOAT], str):
         return group.contenders[FLOAT]
     result = measure(group, device, effort)
@@ -159,7 +205,7 @@ def table(name: str, how: str, result: dict) -> list[str]:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--models", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
     parser.add_argument("--how", nargs="+", choices=HOW, default=HOW, help="compiling takes minutes (default: all)")
@@ -177,9 +223,7 @@ def main() -> None:
     effort = Effort(0.5, 2, 3, 0.0) if options.quick else Effort(8.0, 5, 15, 0.0)
     lines = ["| model | ranges | time / float | CPU time / float | saved bytes / float |", "| --- " * 5 + "|"]
     for name in options.models:
-        build, *shapes = MODELS[name]
-        torch.manual_seed(0)
-        found = report["quantizers"][name] = quantizers(build(), torch.randn(shapes[options.quick]))
+        found = report["quantizers"][name] = quantizers(*CASES[name].made(options.quick))
         print(f"\n{name}: {found['quantizers']} quantizers; of {found['products']} inputs of products "
               f"{len(found['off_grid'])} on no grid {found['off_grid'][:4] or ''}")  # fmt: skip
         for how in options.how:

@@ -102,6 +102,14 @@ detent_status detent_check_values(const void *from, const void *to, detent_dtype
     return detent_is_float(dtype) ? detent_check_arrays(from, to, shape, elements) : DETENT_BAD_DTYPE;
 }
 
+detent_status detent_check_block_cast(const void *x, const void *y, detent_dtype dtype, detent_shape3 shape,
+                                      size_t block_size, detent_float_format format, size_t *elements)
+{
+    if (block_size == 0) return DETENT_BAD_ARGUMENT;
+    const detent_status status = detent_check_format(format);
+    return status == DETENT_OK ? detent_check_values(x, y, dtype, shape, elements) : status;
+}
+
 detent_status detent_check_code_types(detent_dtype x_dtype, detent_dtype q_dtype)
 {
     const int known = q_dtype >= DETENT_I8 && q_dtype <= DETENT_U4;

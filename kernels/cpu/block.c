@@ -91,3 +91,29 @@
 
 DETENT_DEFINE_BLOCKS(f32, float, double, DETENT_F32, DETENT_F64)
 DETENT_DEFINE_BLOCKS(f64, double, float, DETENT_F64, DETENT_F32)
+
+#define DETENT_DEFINE_ADD(NAME, T, ADD)                                                                                \
+    DETENT_CLONES static const void *NAME(const T *restrict x, const T *restrict residual, T *restrict to, size_t n)   \
+    {                                                                                                                  \
+        for (size_t i = 0; i < n; ++i) to[i] = ADD(x[i], residual[i]);                                                 \
+        return to;                                                                                                     \
+    }
+#define DETENT_PLUS(a, b) ((a) + (b))
+DETENT_DEFINE_ADD(add_f32, float, DETENT_PLUS)
+DETENT_DEFINE_ADD(add_f64, double, DETENT_PLUS)
+DETENT_DEFINE_ADD(add_f16, uint16_t, detent_add_f16)
+DETENT_DEFINE_ADD(add_bf16, uint16_t, detent_add_bf16)
+
+const void *detent_add(const void *x, const void *residual, void *sum, detent_dtype dtype, size_t at, size_t n,
+                       detent_block *room)
+{
+#define DETENT_ADD_AT(ADD, T, ROOM)                                                                                    \
+    ADD((const T *)x + at, (const T *)residual + at, sum != NULL ? (T *)sum + at : (ROOM), n)
+    switch (dtype) {
+    case DETENT_F32: return DETENT_ADD_AT(add_f32, float, room->f32);
+    case DETENT_F64: return DETENT_ADD_AT(add_f64, double, room->f64);
+    case DETENT_F16: return DETENT_ADD_AT(add_f16, uint16_t, room->half);
+    default: return DETENT_ADD_AT(add_bf16, uint16_t, room->half);
+    }
+#undef DETENT_ADD_AT
+}

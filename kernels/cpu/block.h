@@ -28,6 +28,22 @@ double *detent_target_f64(void *y, detent_dtype dtype, size_t at, double *buffer
 void detent_write_f32(void *y, detent_dtype dtype, size_t at, size_t n, const float *values);
 void detent_write_f64(void *y, detent_dtype dtype, size_t at, size_t n, const double *values);
 
+/* Bytes of 0 or 1 to bits, the first byte lowest, and back. mask has (n + 7) / 8 bytes. */
+void detent_pack_bits(const uint8_t *inside, size_t n, uint8_t *mask);
+void detent_unpack_bits(const uint8_t *mask, size_t n, uint8_t *inside);
+
+/* Room for a block of any float type. */
+typedef union detent_block {
+    float f32[DETENT_BLOCK];
+    double f64[DETENT_BLOCK];
+    uint16_t half[DETENT_BLOCK];
+} detent_block;
+
+/* Elements at .. at + n of x + residual, in their own float type: written to their place in sum or, where that is NULL,
+ * to room. Returns where they begin. */
+const void *detent_add(const void *x, const void *residual, void *sum, detent_dtype dtype, size_t at, size_t n,
+                       detent_block *room);
+
 /* parallel, or this thread where there is no callback or nothing to share out. */
 static inline void detent_run(detent_parallel_for parallel, size_t count, size_t grain, detent_parallel_body body,
                               void *context)

@@ -27,6 +27,9 @@ detent_status detent_check_arrays(const void *from, const void *to, detent_shape
 /* The same for values of a float type. */
 detent_status detent_check_values(const void *from, const void *to, detent_dtype dtype, detent_shape3 shape,
                                   size_t *elements);
+/* The arguments of a cast to a block format. */
+detent_status detent_check_block_cast(const void *x, const void *y, detent_dtype dtype, detent_shape3 shape,
+                                      size_t block_size, detent_float_format format, size_t *elements);
 /* Codes are integers, or floats of the type of the values they stand for; in backward not packed ones. */
 detent_status detent_check_code_types(detent_dtype x_dtype, detent_dtype q_dtype);
 detent_status detent_check_code_types_bwd(detent_dtype x_dtype, detent_dtype q_dtype);

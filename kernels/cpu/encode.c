@@ -38,3 +38,16 @@ detent_status detent_encode_affine_cpu(const void *min, const void *max, void *s
         affine_f64(min, max, scale, zero_point, n, encoding);
     return DETENT_OK;
 }
+
+detent_status detent_encode_trained_cpu(const void *scale, const void *zero_point, void *usable_scale,
+                                        void *usable_zero_point, detent_dtype real, size_t n,
+                                        const detent_encoding *encoding)
+{
+    const detent_status status = check(scale, zero_point, usable_scale, usable_zero_point, real, n, encoding);
+    if (status != DETENT_OK) return status;
+    if (real == DETENT_F32)
+        trained_f32(scale, zero_point, usable_scale, usable_zero_point, n, encoding);
+    else
+        trained_f64(scale, zero_point, usable_scale, usable_zero_point, n, encoding);
+    return DETENT_OK;
+}

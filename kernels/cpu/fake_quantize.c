@@ -10,9 +10,9 @@
 #define DETENT_FORMULAS "../cpu/fake_quantize.inl"
 #include "../math/for_each_real.h"
 
-detent_status detent_fake_quantize_cpu(const void *x, void *y, uint8_t *mask, detent_dtype dtype, detent_shape3 shape,
-                                       const detent_encoding *encoding, const detent_activation *activation,
-                                       detent_parallel_for parallel)
+static detent_status forward(const void *x, const void *residual, void *sum, void *y, uint8_t *mask, detent_dtype dtype,
+                             detent_shape3 shape, const detent_encoding *encoding, const detent_activation *activation,
+                             detent_parallel_for parallel)
 {
     size_t elements = 0;
     detent_status status = detent_check_encoding(encoding);
@@ -20,13 +20,34 @@ detent_status detent_fake_quantize_cpu(const void *x, void *y, uint8_t *mask, de
     if (status == DETENT_OK) status = detent_check_values(x, y, dtype, shape, &elements);
     if (status != DETENT_OK || elements == 0) return status;
     if (detent_math_dtype(dtype, encoding->grid) == DETENT_F32) {
-        const detent_map_f32 map = detent_fake_quantize_map_f32(x, y, mask, dtype, shape, encoding, activation);
+        detent_map_f32 map = detent_fake_quantize_map_f32(x, y, mask, dtype, shape, encoding, activation);
+        map.residual = residual;
+        map.sum = sum;
         detent_map_run_f32(&map, parallel);
     } else {
-        const detent_map_f64 map = detent_fake_quantize_map_f64(x, y, mask, dtype, shape, encoding, activation);
+        detent_map_f64 map = detent_fake_quantize_map_f64(x, y, mask, dtype, shape, encoding, activation);
+        map.residual = residual;
+        map.sum = sum;
         detent_map_run_f64(&map, parallel);
     }
     return DETENT_OK;
+}
+
+detent_status detent_fake_quantize_cpu(const void *x, void *y, uint8_t *mask, detent_dtype dtype, detent_shape3 shape,
+                                       const detent_encoding *encoding, const detent_activation *activation,
+                                       detent_parallel_for parallel)
+{
+    return forward(x, NULL, NULL, y, mask, dtype, shape, encoding, activation, parallel);
+}
+
+detent_status detent_fake_quantize_sum_cpu(const void *x, const void *residual, void *sum, void *y, uint8_t *mask,
+                                           detent_dtype dtype, detent_shape3 shape, const detent_encoding *encoding,
+                                           const detent_activation *activation, detent_parallel_for parallel)
+{
+    size_t elements = 0;
+    const detent_status status = detent_check_values(x, residual, dtype, shape, &elements);
+    if (status != DETENT_OK) return status;
+    return forward(x, residual, sum, y, mask, dtype, shape, encoding, activation, parallel);
 }
 
 detent_status detent_fake_quantize_bwd_workspace(detent_shape3 shape, size_t *bytes)

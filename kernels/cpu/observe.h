@@ -1,8 +1,13 @@
-/* Observing minimum and maximum, before it is shared out to threads. */
+/* Observing minimum, maximum and moments, before it is shared out to threads. */
 #ifndef DETENT_CPU_OBSERVE_H
 #define DETENT_CPU_OBSERVE_H
 
 #include "detent/observe.h"
+
+/* Of one group in one tile: the sums of |x|, x and x^2. */
+typedef struct detent_sums {
+    double size, total, square;
+} detent_sums;
 
 typedef struct detent_observation {
     const void *x;
@@ -12,6 +17,8 @@ typedef struct detent_observation {
     int64_t *ignored;
     detent_observe_mode mode;
     double momentum;
+    detent_sums *sums; /* laid out as the partials; NULL where no moments are wanted */
+    double *moments;
 } detent_observation;
 
 /* Tiles (detent_tiles_of) begin .. end of a detent_observation, and when all are done its groups begin .. end. */

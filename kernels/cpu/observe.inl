@@ -40,6 +40,55 @@ DETENT_CLONES static void DETENT_REAL(add_row)(const real *restrict x, size_t n,
     DETENT_REAL(add)(x + i, n - i, 0, limit, min + i, max + i, ignored + i);
 }
 
+/* Sixteen elements; what does not count adds 0. */
+static inline __attribute__((always_inline)) void DETENT_REAL(add_terms)(const real *restrict x, real limit,
+                                                                         detent_lanes_f64 *size,
+                                                                         detent_lanes_f64 *total,
+                                                                         detent_lanes_f64 *square)
+{
+    real kept[DETENT_LANES];
+    double terms[DETENT_LANES], sizes[DETENT_LANES], squares[DETENT_LANES];
+    for (size_t k = 0; k < DETENT_LANES; ++k) kept[k] = DETENT_REAL(detent_observe_counts)(x[k], limit) ? x[k] : 0;
+    for (size_t k = 0; k < DETENT_LANES; ++k) {
+        terms[k] = (double)kept[k];
+        sizes[k] = fabs(terms[k]);
+        squares[k] = terms[k] * terms[k];
+    }
+    detent_add_lanes_f64(size, sizes);
+    detent_add_lanes_f64(total, terms);
+    detent_add_lanes_f64(square, squares);
+}
+
+/* Sums over rows of n elements, in double: sixteen lanes, then a tree. */
+DETENT_CLONES static void DETENT_REAL(sum_rows)(const real *restrict x, size_t rows, size_t n, real limit,
+                                                detent_sums *restrict sums)
+{
+    for (size_t row = 0; row < rows; ++row, x += n) {
+        detent_lanes_f64 size = {0}, total = {0}, square = {0};
+        size_t i = 0;
+        for (; i + DETENT_LANES <= n; i += DETENT_LANES) DETENT_REAL(add_terms)(x + i, limit, &size, &total, &square);
+        if (i < n) {
+            real last[DETENT_LANES] = {0};
+            memcpy(last, x + i, (n - i) * sizeof *last);
+            DETENT_REAL(add_terms)(last, limit, &size, &total, &square);
+        }
+        sums[row] = (detent_sums){detent_sum_of_lanes_f64(&size), detent_sum_of_lanes_f64(&total),
+                                  detent_sum_of_lanes_f64(&square)};
+    }
+}
+
+/* Each column's own sums. */
+DETENT_CLONES static void DETENT_REAL(sum_columns)(const real *restrict x, size_t n, real limit,
+                                                   detent_sums *restrict sums)
+{
+    for (size_t i = 0; i < n; ++i) {
+        const double term = DETENT_REAL(detent_observe_counts)(x[i], limit) ? (double)x[i] : 0;
+        sums[i].size += fabs(term);
+        sums[i].total += term;
+        sums[i].square += term * term;
+    }
+}
+
 /* By member: a copied struct would be read wider than it was written, which stalls. */
 static void DETENT_REAL(clear)(STATISTICS *seen)
 {
@@ -103,12 +152,16 @@ typedef struct DETENT_REAL(columns) {
     int32_t ignored[DETENT_COLUMNS];
 } DETENT_REAL(columns);
 
-static void DETENT_REAL(observe_narrow)(const detent_observation *job, const detent_tile *tile, STATISTICS *row)
+static void DETENT_REAL(observe_narrow)(const detent_observation *job, const detent_tile *tile, STATISTICS *row,
+                                        detent_sums *sums)
 {
     const detent_shape3 shape = job->shape;
     const detent_columns columns = detent_columns_of(tile, shape);
+    const real limit = (real)detent_counting_limit(job->dtype);
     DETENT_REAL(columns) seen;
+    detent_sums of_column[DETENT_COLUMNS];
     real buffer[DETENT_BLOCK];
+    if (sums != NULL) memset(of_column, 0, columns.width * sizeof *of_column);
     for (size_t i = 0; i < columns.width; ++i) {
         seen.min[i] = (real)INFINITY;
         seen.max[i] = -(real)INFINITY;
@@ -119,22 +172,27 @@ static void DETENT_REAL(observe_narrow)(const detent_observation *job, const det
         const size_t width = detent_width_at(&columns, tile, outer);
         for (size_t i = 0; i < width; i += DETENT_BLOCK) {
             const size_t n = detent_min_size(DETENT_BLOCK, width - i);
-            DETENT_REAL(add_row)
-            (DETENT_REAL(detent_read)(job->x, job->dtype, at + i, n, buffer), n,
-             (real)detent_counting_limit(job->dtype), seen.min + i, seen.max + i, seen.ignored + i);
+            const real *x = DETENT_REAL(detent_read)(job->x, job->dtype, at + i, n, buffer);
+            DETENT_REAL(add_row)(x, n, limit, seen.min + i, seen.max + i, seen.ignored + i);
+            if (sums != NULL) DETENT_REAL(sum_columns)(x, n, limit, of_column + i);
         }
     }
     const size_t groups = tile->group_end - tile->group_begin;
     for (size_t i = 0, group = 0; i < columns.width; group = group + 1 == groups ? 0 : group + 1)
-        for (const size_t end = i + shape.inner; i < end; ++i)
+        for (const size_t end = i + shape.inner; i < end; ++i) {
             DETENT_REAL(join)(&row[tile->group_begin + group], seen.min[i], seen.max[i], seen.ignored[i]);
+            if (sums != NULL) join_sums(&sums[tile->group_begin + group], &of_column[i]);
+        }
 }
 
-static void DETENT_REAL(observe_wide)(const detent_observation *job, const detent_tile *tile, STATISTICS *row)
+static void DETENT_REAL(observe_wide)(const detent_observation *job, const detent_tile *tile, STATISTICS *row,
+                                      detent_sums *sums)
 {
     const detent_shape3 shape = job->shape;
     const size_t most_rows = detent_max_size(1, DETENT_BLOCK / shape.inner);
+    const real limit = (real)detent_counting_limit(job->dtype);
     DETENT_REAL(columns) seen;
+    detent_sums of_row[ROWS];
     real buffer[DETENT_BLOCK];
     for (size_t outer = tile->outer_begin; outer < tile->outer_end; ++outer)
         for (size_t group = tile->group_begin; group < tile->group_end; group += most_rows) {
@@ -143,10 +201,12 @@ static void DETENT_REAL(observe_wide)(const detent_observation *job, const deten
                 const size_t run = detent_min_size(DETENT_BLOCK, tile->inner_end - inner);
                 const real *x = DETENT_REAL(detent_read)(
                     job->x, job->dtype, (outer * shape.groups + group) * shape.inner + inner, rows * run, buffer);
-                DETENT_REAL(observe_rows)
-                (x, rows, run, (real)detent_counting_limit(job->dtype), seen.min, seen.max, seen.ignored);
+                DETENT_REAL(observe_rows)(x, rows, run, limit, seen.min, seen.max, seen.ignored);
                 for (size_t i = 0; i < rows; ++i)
                     DETENT_REAL(join)(&row[group + i], seen.min[i], seen.max[i], seen.ignored[i]);
+                if (sums == NULL) continue;
+                DETENT_REAL(sum_rows)(x, rows, run, limit, of_row);
+                for (size_t i = 0; i < rows; ++i) join_sums(&sums[group + i], &of_row[i]);
             }
         }
 }
@@ -158,8 +218,12 @@ void DETENT_REAL(detent_observe_tiles)(int64_t begin, int64_t end, void *observa
     for (int64_t index = begin; index < end; ++index) {
         const detent_tile tile = detent_tile_at(&tiles, job->shape, (size_t)index);
         STATISTICS *row = (STATISTICS *)job->partials + tile.partial * job->shape.groups;
-        for (size_t group = tile.group_begin; group < tile.group_end; ++group) DETENT_REAL(clear)(&row[group]);
-        (tiles.narrow ? DETENT_REAL(observe_narrow) : DETENT_REAL(observe_wide))(job, &tile, row);
+        detent_sums *sums = job->sums == NULL ? NULL : job->sums + tile.partial * job->shape.groups;
+        for (size_t group = tile.group_begin; group < tile.group_end; ++group) {
+            DETENT_REAL(clear)(&row[group]);
+            if (sums != NULL) sums[group] = (detent_sums){0, 0, 0};
+        }
+        (tiles.narrow ? DETENT_REAL(observe_narrow) : DETENT_REAL(observe_wide))(job, &tile, row, sums);
     }
 }
 
@@ -175,6 +239,8 @@ void DETENT_REAL(detent_observe_groups)(int64_t begin, int64_t end, void *observ
             const STATISTICS *part = (const STATISTICS *)job->partials + row * job->shape.groups + group;
             DETENT_REAL(join)(&all, part->min.value, part->max.value, part->ignored);
         }
+        if (job->sums != NULL)
+            add_moments(job->sums, detent_partial_rows(&tiles), job->shape, all.ignored, group, job->moments);
         switch (job->mode) {
         case DETENT_OBSERVE_RUNNING: DETENT_REAL(join)(&all, min[group], max[group], job->ignored[group]); break;
         case DETENT_OBSERVE_MOVING_AVERAGE:

@@ -1,7 +1,6 @@
 #include "walk.h"
 
 #include <math.h>
-#include <string.h>
 
 #include "check.h"
 
@@ -56,25 +55,6 @@ detent_status detent_reduce_workspace(detent_shape3 shape, size_t *bytes)
     const detent_tiles tiles = detent_tiles_of(shape);
     *bytes = detent_partial_rows(&tiles) * shape.groups * 2 * sizeof(double);
     return DETENT_OK;
-}
-
-/* Bytes of 0 or 1 to bits, the first byte lowest. mask takes (n + 7) / 8 bytes. */
-DETENT_CLONES static void pack_bits(const uint8_t *restrict inside, size_t n, uint8_t *restrict mask)
-{
-    for (size_t i = 0; i < n / 8; ++i) {
-        uint64_t eight = 0;
-        memcpy(&eight, inside + 8 * i, 8);
-#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-        eight = __builtin_bswap64(eight);
-#endif
-        /* Byte k times 2^(56 - 7k) lands on bit 56 + k; no two terms meet. */
-        mask[i] = (uint8_t)((eight * UINT64_C(0x0102040810204080)) >> 56);
-    }
-    if (n % 8 != 0) {
-        uint8_t last = 0;
-        for (size_t k = 0; k < n % 8; ++k) last = (uint8_t)(last | inside[n / 8 * 8 + k] << k);
-        mask[n / 8] = last;
-    }
 }
 
 #define DETENT_FORMULAS "../cpu/walk.inl"

@@ -78,6 +78,8 @@ detent_status detent_reduce_workspace(detent_shape3 shape, size_t *bytes);
         void (*masked_varying)(const REAL *x, REAL *y, uint8_t *inside, size_t n, const REAL *scale,                   \
                                const REAL *zero_point, REAL qmin, REAL qmax, detent_interval_##SUFFIX activation);     \
         const void *x;                                                                                                 \
+        const void *residual; /* the loops are given x + residual; NULL: x */                                          \
+        void *sum;            /* and where that is kept; may be NULL */                                                \
         void *y;                                                                                                       \
         uint8_t *mask;                                                                                                 \
         detent_dtype x_dtype, y_dtype;                                                                                 \

@@ -23,6 +23,10 @@ DETENT_CLONES static void DETENT_REAL(read_groups)(const detent_encoding *encodi
         for (size_t i = 0; i < n; ++i) scale[i] = from[i];
         from = encoding->zero_point;
         for (size_t i = 0; i < n; ++i) zero_point[i] = from != NULL ? DETENT_RINT(from[group + i]) : absent;
+        if (!encoding->trained) return;
+        for (size_t i = 0; i < n; ++i) scale[i] = DETENT_REAL(detent_usable_scale)(scale[i], grid);
+        if (from == NULL) return;
+        for (size_t i = 0; i < n; ++i) zero_point[i] = DETENT_REAL(detent_clamp)(zero_point[i], grid.qmin, grid.qmax);
     } else {
         const real *min = (const real *)encoding->min + group, *max = (const real *)encoding->max + group;
         for (size_t i = 0; i < n; ++i) {
@@ -103,6 +107,7 @@ void DETENT_REAL(detent_map_blocks)(int64_t begin, int64_t end, void *context)
     const real qmin = reader.grid.qmin, qmax = reader.grid.qmax;
     real x_buffer[DETENT_BLOCK], y_buffer[DETENT_BLOCK];
     uint8_t inside[DETENT_BLOCK];
+    detent_block room;
     const size_t period = shape.groups * shape.inner;
     DETENT_REAL(spread_encodings) each;
     if (narrow && period <= DETENT_COLUMNS) DETENT_REAL(spread)(&reader, shape, 0, period + DETENT_BLOCK, &each);
@@ -110,7 +115,11 @@ void DETENT_REAL(detent_map_blocks)(int64_t begin, int64_t end, void *context)
     for (size_t at = (size_t)begin * DETENT_BLOCK; at < detent_min_size(total, (size_t)end * DETENT_BLOCK);
          at += DETENT_BLOCK) {
         const size_t n = detent_min_size(DETENT_BLOCK, total - at);
-        const real *x = DETENT_REAL(detent_read)(map->x, map->x_dtype, at, n, x_buffer);
+        const real *x =
+            map->residual == NULL
+                ? DETENT_REAL(detent_read)(map->x, map->x_dtype, at, n, x_buffer)
+                : DETENT_REAL(detent_read)(detent_add(map->x, map->residual, map->sum, map->x_dtype, at, n, &room),
+                                           map->x_dtype, 0, n, x_buffer);
         real *y = DETENT_REAL(detent_target)(map->y, map->y_dtype, at, y_buffer);
         if (map->before != NULL) map->before(y, at, n, map->before_context);
         if (narrow) {
@@ -141,7 +150,7 @@ void DETENT_REAL(detent_map_blocks)(int64_t begin, int64_t end, void *context)
             }
         }
         DETENT_REAL(detent_write)(map->y, map->y_dtype, at, n, y);
-        if (map->mask != NULL) pack_bits(inside, n, map->mask + at / 8);
+        if (map->mask != NULL) detent_pack_bits(inside, n, map->mask + at / 8);
     }
 }
 
@@ -269,7 +278,7 @@ DETENT_CLONES static void DETENT_REAL(add_partials)(const double *restrict more,
     for (size_t i = 0; i < n; ++i) sums[i] += more[i];
 }
 
-/* n groups from the first on: LSQ's factor and, for a range, the chain rule. */
+/* n groups from the first on: LSQ's factor and, for a range or a trained scale, the chain rule. */
 DETENT_CLONES static void DETENT_REAL(store_sums)(const REDUCE *reduce, size_t first, size_t n,
                                                   const double *restrict sums)
 {
@@ -277,6 +286,10 @@ DETENT_CLONES static void DETENT_REAL(store_sums)(const REDUCE *reduce, size_t f
     real *restrict grad_first = reduce->grad_first + first;
     if (reduce->encoding->scale != NULL) {
         for (size_t i = 0; i < n; ++i) grad_first[i] = (real)(sums[2 * i] * factor);
+        if (reduce->encoding->trained) {
+            const real *restrict scale = (const real *)reduce->encoding->scale + first;
+            for (size_t i = 0; i < n; ++i) grad_first[i] *= DETENT_REAL(detent_usable_scale_slope)(scale[i]);
+        }
         if (reduce->grad_second == NULL) return;
         real *restrict grad_second = reduce->grad_second + first;
         for (size_t i = 0; i < n; ++i) grad_second[i] = (real)(sums[2 * i + 1] * factor);

@@ -28,7 +28,7 @@ struct Sums {
     }
 };
 
-/* LSQ's factor and, for a range, the chain rule. */
+/* LSQ's factor and, for a range or a trained scale, the chain rule. */
 template <typename real> struct FinishSums {
     Encodings<real> encodings;
     real *grad_first, *grad_second;
@@ -40,6 +40,7 @@ template <typename real> struct FinishSums {
         if (encodings.scale == nullptr)
             detent_range_bwd(first, second, encodings.min[group], encodings.max[group], encodings.grid, &first,
                              &second);
+        if (encodings.trained) first *= (double)detent_usable_scale_slope(encodings.scale[group]);
         grad_first[group] = (real)(first * gradient_scale);
         if (grad_second != nullptr) grad_second[group] = (real)(second * gradient_scale);
     }

@@ -33,6 +33,15 @@ template <typename real> __global__ void __launch_bounds__(THREADS) encode_affin
     }
 }
 
+template <typename real> __global__ void __launch_bounds__(THREADS) encode_trained(EncodeJob<real> job)
+{
+    for (size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x; i < job.n; i += (size_t)gridDim.x * THREADS) {
+        const real scale = job.from_first[i], zero_point = job.from_second[i];
+        job.to_first[i] = detent_usable_scale(scale, job.grid);
+        job.to_second[i] = detent_clamp(zero_point, job.grid.qmin, job.grid.qmax);
+    }
+}
+
 template <typename real>
 static detent_status run(void (*kernel)(EncodeJob<real>), const void *a, const void *b, void *c, void *d, size_t n,
                          const detent_encoding *encoding, detent_stream stream)
@@ -71,4 +80,16 @@ detent_status detent_encode_affine_cuda(const void *min, const void *max, void *
     if (status != DETENT_OK || n == 0) return status;
     return real == DETENT_F32 ? run<float>(encode_affine<float>, min, max, scale, zero_point, n, encoding, stream)
                               : run<double>(encode_affine<double>, min, max, scale, zero_point, n, encoding, stream);
+}
+
+detent_status detent_encode_trained_cuda(const void *scale, const void *zero_point, void *usable_scale,
+                                         void *usable_zero_point, detent_dtype real, size_t n,
+                                         const detent_encoding *encoding, detent_stream stream)
+{
+    const detent_status status = check(scale, zero_point, usable_scale, usable_zero_point, real, n, encoding);
+    if (status != DETENT_OK || n == 0) return status;
+    return real == DETENT_F32 ? run<float>(encode_trained<float>, scale, zero_point, usable_scale, usable_zero_point, n,
+                                           encoding, stream)
+                              : run<double>(encode_trained<double>, scale, zero_point, usable_scale, usable_zero_point,
+                                            n, encoding, stream);
 }

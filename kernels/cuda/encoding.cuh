@@ -33,12 +33,14 @@ template <typename real> struct Encodings {
     const real *scale, *zero_point, *min, *max;
     Grid<real> grid;
     real absent; /* stands for a zero point where there is none */
+    bool trained;
 };
 
 template <typename real> Encodings<real> encodings_of(const detent_encoding &encoding)
 {
     return {(const real *)encoding.scale, (const real *)encoding.zero_point, (const real *)encoding.min,
-            (const real *)encoding.max,   grid_of<real>(encoding),           (real)0};
+            (const real *)encoding.max,   grid_of<real>(encoding),           (real)0,
+            encoding.trained != 0};
 }
 
 static __device__ __forceinline__ float nearest(float value)
@@ -62,8 +64,14 @@ __device__ __forceinline__ Affine<real> read_group(const Encodings<real> &encodi
 {
     if (encodings.scale == nullptr)
         return affine_of_range<real>(encodings.min[group], encodings.max[group], encodings.grid);
-    return {encodings.scale[group],
-            encodings.zero_point != nullptr ? nearest(encodings.zero_point[group]) : encodings.absent};
+    Affine<real> affine = {encodings.scale[group], encodings.absent};
+    if (encodings.zero_point != nullptr) affine.zero_point = nearest(encodings.zero_point[group]);
+    if (encodings.trained) {
+        affine.scale = detent_usable_scale(affine.scale, encodings.grid);
+        if (encodings.zero_point != nullptr)
+            affine.zero_point = detent_clamp(affine.zero_point, encodings.grid.qmin, encodings.grid.qmax);
+    }
+    return affine;
 }
 
 } // namespace detent_cuda

@@ -11,11 +11,11 @@
 namespace detent_cuda
 {
 
-template <typename T, typename Real> struct FakeQuantize {
+template <typename T, typename Real, bool OF_SUM = false> struct FakeQuantize {
     typedef T From;
     typedef T To;
     typedef Real real;
-    enum : bool { MASKED = true, ACTIVATED = true, RANDOM = false };
+    enum : bool { MASKED = true, ACTIVATED = true, RANDOM = false, SUMMED = OF_SUM };
     static __device__ __forceinline__ real value(real x, real scale, real zero_point, real qmin, real qmax)
     {
         return detent_fake_quantize_one(x, scale, zero_point, qmin, qmax);
@@ -151,8 +151,8 @@ static bool has_second(const detent_encoding &encoding, const void *grad_second)
 }
 
 struct ForwardCall {
-    const void *x;
-    void *y;
+    const void *x, *residual;
+    void *sum, *y;
     uint8_t *mask;
     detent_dtype dtype;
     detent_shape3 shape;
@@ -166,6 +166,18 @@ template <typename real> static Interval<real> interval_of(const detent_activati
 {
     if (activation == nullptr) return {-(real)HUGE_VAL, (real)HUGE_VAL};
     return {(real)detent_stored(activation->min, dtype), (real)detent_stored(activation->max, dtype)};
+}
+
+template <typename T, typename real> static detent_status forward_sum(const ForwardCall &call)
+{
+    typedef FakeQuantize<T, real, true> Op;
+    constexpr unsigned V = VectorOf<T, T>::SIZE;
+    MapJob<Op> job = map_job<Op>(call.x, call.y, call.mask, call.shape, encodings_of<real>(*call.encoding),
+                                 interval_of<real>(call.activation, call.dtype));
+    job.residual = (const T *)call.residual;
+    job.sum = (T *)call.sum;
+    job.aligned = job.aligned && is_aligned<T, V>(call.residual) && is_aligned<T, V>(call.sum);
+    return launch(&map<Op>, job, map_tiles(job.elements, V), call.stream);
 }
 
 template <typename T, typename real> static detent_status forward(const ForwardCall &call)
@@ -250,17 +262,18 @@ static detent_status backward_many(const detent_fake_quantize_bwd_item *items, s
 /* By arithmetic and data type, in the order of detent_dtype; float64 data always has float64 arithmetic. */
 static const struct {
     detent_status (*forward)(const ForwardCall &);
+    detent_status (*forward_sum)(const ForwardCall &);
     detent_status (*forward_joined)(const ForwardCall &, const void *, size_t, const Destination &);
     detent_status (*backward)(const BackwardCall &, const detent_activation *, detent_dtype);
 } functions[2][4] = {
-    {{forward<float, float>, forward_joined<float>, backward<float, float>},
-     {forward<F16, float>, forward_joined<F16>, backward<F16, float>},
-     {forward<BF16, float>, forward_joined<BF16>, backward<BF16, float>},
-     {nullptr, nullptr, nullptr}},
-    {{forward<float, double>, nullptr, backward<float, double>},
-     {forward<F16, double>, nullptr, backward<F16, double>},
-     {forward<BF16, double>, nullptr, backward<BF16, double>},
-     {forward<double, double>, nullptr, backward<double, double>}},
+    {{forward<float, float>, forward_sum<float, float>, forward_joined<float>, backward<float, float>},
+     {forward<F16, float>, forward_sum<F16, float>, forward_joined<F16>, backward<F16, float>},
+     {forward<BF16, float>, forward_sum<BF16, float>, forward_joined<BF16>, backward<BF16, float>},
+     {nullptr, nullptr, nullptr, nullptr}},
+    {{forward<float, double>, forward_sum<float, double>, nullptr, backward<float, double>},
+     {forward<F16, double>, forward_sum<F16, double>, nullptr, backward<F16, double>},
+     {forward<BF16, double>, forward_sum<BF16, double>, nullptr, backward<BF16, double>},
+     {forward<double, double>, forward_sum<double, double>, nullptr, backward<double, double>}},
 };
 
 static int by_math(detent_dtype dtype, const detent_encoding &encoding)
@@ -323,17 +336,32 @@ detent_status run_select_many(const detent_fake_quantize_mask_bwd_item *items, s
 
 using namespace detent_cuda;
 
+static detent_status forward_of(const ForwardCall &call)
+{
+    size_t elements = 0;
+    detent_status status = detent_check_encoding(call.encoding);
+    if (status == DETENT_OK) status = detent_check_activation(call.activation);
+    if (status == DETENT_OK) status = detent_check_values(call.x, call.y, call.dtype, call.shape, &elements);
+    if (status != DETENT_OK || elements == 0) return status;
+    const auto &of_type = functions[by_math(call.dtype, *call.encoding)][call.dtype];
+    return (call.residual != nullptr ? of_type.forward_sum : of_type.forward)(call);
+}
+
 detent_status detent_fake_quantize_cuda(const void *x, void *y, uint8_t *mask, detent_dtype dtype, detent_shape3 shape,
                                         const detent_encoding *encoding, const detent_activation *activation,
                                         detent_stream stream)
 {
+    return forward_of({x, nullptr, nullptr, y, mask, dtype, shape, encoding, activation, stream});
+}
+
+detent_status detent_fake_quantize_sum_cuda(const void *x, const void *residual, void *sum, void *y, uint8_t *mask,
+                                            detent_dtype dtype, detent_shape3 shape, const detent_encoding *encoding,
+                                            const detent_activation *activation, detent_stream stream)
+{
     size_t elements = 0;
-    detent_status status = detent_check_encoding(encoding);
-    if (status == DETENT_OK) status = detent_check_activation(activation);
-    if (status == DETENT_OK) status = detent_check_values(x, y, dtype, shape, &elements);
-    if (status != DETENT_OK || elements == 0) return status;
-    return functions[by_math(dtype, *encoding)][dtype].forward(
-        {x, y, mask, dtype, shape, encoding, activation, stream});
+    const detent_status status = detent_check_values(x, residual, dtype, shape, &elements);
+    if (status != DETENT_OK) return status;
+    return forward_of({x, residual, sum, y, mask, dtype, shape, encoding, activation, stream});
 }
 
 detent_status detent_fake_quantize_bwd_workspace_cuda(detent_shape3 shape, size_t *bytes)
@@ -398,7 +426,7 @@ detent_status detent_fake_quantize_dynamic_cuda(const void *x, void *y, uint8_t 
     derived.scale = derived.zero_point = nullptr;
     derived.min = min;
     derived.max = max;
-    const ForwardCall call = {x, y, mask, dtype, shape, &derived, nullptr, stream};
+    const ForwardCall call = {x, nullptr, nullptr, y, mask, dtype, shape, &derived, nullptr, stream};
 
     const size_t rows = partial_rows(partition_of(shape));
     const bool joined =

@@ -11,7 +11,7 @@ template <typename T, typename Real> struct FloatCast {
     typedef T From;
     typedef T To;
     typedef Real real;
-    enum : bool { MASKED = true, ACTIVATED = false, RANDOM = false };
+    enum : bool { MASKED = true, ACTIVATED = false, RANDOM = false, SUMMED = false };
     static __device__ __forceinline__ real value(real x, real scale, real ulp, real smallest, real max)
     {
         return detent_float_cast_one(x, scale, ulp, smallest, max);

@@ -86,6 +86,24 @@ template <typename real> struct Convert<real, Code> {
     static __device__ __forceinline__ Code store(real value) { return {(int32_t)value}; }
 };
 
+/* Rounded to their type. */
+static __device__ __forceinline__ float sum_of(float a, float b)
+{
+    return a + b;
+}
+static __device__ __forceinline__ double sum_of(double a, double b)
+{
+    return a + b;
+}
+static __device__ __forceinline__ F16 sum_of(F16 a, F16 b)
+{
+    return {detent_add_f16(a.bits, b.bits)};
+}
+static __device__ __forceinline__ BF16 sum_of(BF16 a, BF16 b)
+{
+    return {detent_add_bf16(a.bits, b.bits)};
+}
+
 /* Elements of a 16-byte vector of the wider type; codes go along with what they stand for. */
 template <typename A, typename B> struct VectorOf {
     enum : unsigned { SIZE = 16 / (sizeof(A) > sizeof(B) ? sizeof(A) : sizeof(B)) };

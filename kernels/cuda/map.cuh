@@ -3,7 +3,7 @@
  * An operation Op names its types From, To and real, whether it can write a mask, and has
  *     static real value(real x, real scale, real zero_point, real qmin, real qmax)
  * and with a mask inside(), of the same. x is what the job's interval makes of the element, if Op is ACTIVATED. If Op
- * is RANDOM, value() takes the element's u after x. */
+ * is RANDOM, value() takes the element's u after x. If Op is SUMMED, the element is the sum of two tensors'. */
 #ifndef DETENT_CUDA_MAP_CUH
 #define DETENT_CUDA_MAP_CUH
 
@@ -25,7 +25,9 @@ template <typename Op> struct MapJob {
     Encodings<typename Op::real> encodings;
     Interval<typename Op::real> activation; /* the whole line where there is none */
     bool aligned;
-    const int64_t *random; /* seed and offset, if Op is RANDOM */
+    const int64_t *random;             /* seed and offset, if Op is RANDOM */
+    const typename Op::From *residual; /* what is added to `from`, if Op is SUMMED */
+    typename Op::From *sum;            /* and where the sum goes; may be NULL */
 };
 
 /* The u of element k of a vector of V that begins at `first`; words are kept for the four elements that share them. */
@@ -62,6 +64,28 @@ __device__ __forceinline__ void store_mask(uint8_t *mask, size_t vector, unsigne
     if (place == 0 && vector * V < elements) mask[vector * V / 8] = (uint8_t)bits;
 }
 
+/* A tile's elements become their sums. */
+template <typename Op, unsigned V>
+__device__ __forceinline__ void add_residual(const MapJob<Op> &job, size_t tile,
+                                             Pack<typename Op::From, V> (&from)[MAP_UNROLL])
+{
+    const Run all = {0, job.elements};
+    Pack<typename Op::From, V> residual[MAP_UNROLL];
+#pragma unroll
+    for (unsigned turn = 0; turn < MAP_UNROLL; ++turn) {
+        const size_t vector = map_vector(tile, threadIdx.x, turn);
+        residual[turn] = load<typename Op::From, V>(job.residual, vector, span_of<V>(vector, all), job.aligned);
+    }
+#pragma unroll
+    for (unsigned turn = 0; turn < MAP_UNROLL; ++turn) {
+#pragma unroll
+        for (unsigned k = 0; k < V; ++k) from[turn].at[k] = sum_of(from[turn].at[k], residual[turn].at[k]);
+        const size_t vector = map_vector(tile, threadIdx.x, turn);
+        if (job.sum != nullptr)
+            store<typename Op::From, V>(job.sum, vector, span_of<V>(vector, all), job.aligned, from[turn]);
+    }
+}
+
 /* Tiles first, first + step, ... */
 template <typename Op>
 __device__ __forceinline__ void map_elements(const MapJob<Op> &job, Held<typename Op::real> held, size_t first,
@@ -83,6 +107,7 @@ __device__ __forceinline__ void map_elements(const MapJob<Op> &job, Held<typenam
             const size_t vector = map_vector(tile, threadIdx.x, turn);
             from[turn] = load<From, V>(job.from, vector, span_of<V>(vector, all), job.aligned);
         }
+        if constexpr (Op::SUMMED) add_residual<Op>(job, tile, from);
 #pragma unroll
         for (unsigned turn = 0; turn < MAP_UNROLL; ++turn) {
             const size_t vector = map_vector(tile, threadIdx.x, turn);
@@ -145,9 +170,17 @@ MapJob<Op> map_job(const void *from, void *to, uint8_t *mask, detent_shape3 shap
     if (shape.groups == 1) shape = {1, 1, elements};
     const auto reading = Memory<const From>::at(from, codes);
     const auto writing = Memory<To>::at(to, codes);
-    return {reading,   writing,    mask,
-            shape,     elements,   locator_of(shape),
-            encodings, activation, is_aligned<From, V>(reading) && is_aligned<To, V>(writing),
+    return {reading,
+            writing,
+            mask,
+            shape,
+            elements,
+            locator_of(shape),
+            encodings,
+            activation,
+            is_aligned<From, V>(reading) && is_aligned<To, V>(writing),
+            nullptr,
+            nullptr,
             nullptr};
 }
 

@@ -1,7 +1,6 @@
 #include "detent/observe.h"
 
 #include "../cpu/check.h"
-#include "load_store.cuh"
 #include "observe.cuh"
 #include "many.cuh"
 
@@ -9,6 +8,7 @@ namespace detent_cuda
 {
 
 template <typename Real> struct FinishStatistics {
+    typedef Statistics<Real> Result;
     Destination to;
 
     __device__ __forceinline__ void operator()(size_t group, Statistics<Real> all) const
@@ -34,60 +34,11 @@ template <typename Real> struct FinishStatistics {
     }
 };
 
-template <typename X, typename Real> struct Observe {
-    typedef Statistics<Real> Result;
-    struct Group {
-    };
-    enum : unsigned { V = VectorOf<X, X>::SIZE, UNROLL = 4 };
-
-    const X *x;
-    Real limit;
-    bool aligned;
-    FinishStatistics<Real> finish;
-
-    __device__ __forceinline__ Group group(size_t) const { return {}; }
-
-    __device__ __forceinline__ void take(Result &into, X element) const
-    {
-        const Real value = Convert<Real, X>::load(element);
-        const bool counts = detent_observe_counts(value, limit);
-        into.min = detent_smaller(into.min, counts ? value : (Real)INFINITY);
-        into.max = detent_larger(into.max, counts ? value : -(Real)INFINITY);
-        into.ignored += !counts;
-    }
-
-    __device__ __forceinline__ void add_vectors(Result &into, Group, size_t vector, size_t stride, Run run) const
-    {
-        Pack<X, V> at[UNROLL];
-#pragma unroll
-        for (unsigned turn = 0; turn < UNROLL; ++turn)
-            at[turn] = load<X, V>(x, vector + turn * stride, span_of<V>(vector + turn * stride, run), aligned);
-#pragma unroll
-        for (unsigned turn = 0; turn < UNROLL; ++turn) {
-            const Span span = span_of<V>(vector + turn * stride, run);
-#pragma unroll
-            for (int k = 0; k < (int)V; ++k)
-                if (k >= span.low && k < span.high) take(into, at[turn].at[k]);
-        }
-    }
-
-    __device__ __forceinline__ void add_column(Result &into, Group, size_t index, size_t stride, unsigned count) const
-    {
-        X at[UNROLL] = {};
-#pragma unroll
-        for (unsigned turn = 0; turn < UNROLL; ++turn)
-            if (turn < count) at[turn] = x[index + turn * stride];
-#pragma unroll
-        for (unsigned turn = 0; turn < UNROLL; ++turn)
-            if (turn < count) take(into, at[turn]);
-    }
-};
-
 template <typename X, typename Real>
 static detent_status observe(const void *x, double limit, const Partition &part, const Destination &to, void *partials,
                              bool join_rows, detent_stream stream)
 {
-    typedef Observe<X, Real> Op;
+    typedef Observe<X, Real, FinishStatistics<Real>> Op;
     const Op op = {(const X *)x, (Real)limit, is_aligned<X, Op::V>(x), {to}};
     if (join_rows || partial_rows(part) <= 1) return run_reduce(op, part, partials, stream);
     return run_tasks(op, part, partials, stream);
@@ -106,7 +57,7 @@ detent_status run_observe(const void *x, detent_dtype dtype, detent_shape3 shape
 template <typename X>
 static detent_status observe_many(const Observed &observed, double limit, void *partials, detent_stream stream)
 {
-    typedef Observe<X, float> Op;
+    typedef Observe<X, float, FinishStatistics<float>> Op;
     size_t offset = 0;
     const auto job_of = [&](size_t i) -> ReduceJob<Op> {
         const ObservedItem item = observed.item(observed.items, i);

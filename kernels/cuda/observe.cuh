@@ -4,6 +4,7 @@
 
 #include "../math/observe.h"
 #include "encoding.cuh"
+#include "load_store.cuh"
 
 namespace detent_cuda
 {
@@ -19,10 +20,58 @@ template <typename Real> struct Statistics {
         max = detent_larger(max, other.max);
         ignored += other.ignored;
     }
+    __device__ __forceinline__ void take(Real value, Real limit)
+    {
+        const bool counts = detent_observe_counts(value, limit);
+        min = detent_smaller(min, counts ? value : (Real)INFINITY);
+        max = detent_larger(max, counts ? value : -(Real)INFINITY);
+        ignored += !counts;
+    }
     __device__ __forceinline__ Statistics from_lane(unsigned delta) const
     {
         return {__shfl_down_sync(0xffffffffu, min, delta), __shfl_down_sync(0xffffffffu, max, delta),
                 __shfl_down_sync(0xffffffffu, ignored, delta)};
+    }
+};
+
+/* Statistics of elements X as Finish wants them. */
+template <typename X, typename Real, typename Finish> struct Observe {
+    typedef typename Finish::Result Result;
+    struct Group {
+    };
+    enum : unsigned { V = VectorOf<X, X>::SIZE, UNROLL = 4 };
+
+    const X *x;
+    Real limit;
+    bool aligned;
+    Finish finish;
+
+    __device__ __forceinline__ Group group(size_t) const { return {}; }
+
+    __device__ __forceinline__ void add_vectors(Result &into, Group, size_t vector, size_t stride, Run run) const
+    {
+        Pack<X, V> at[UNROLL];
+#pragma unroll
+        for (unsigned turn = 0; turn < UNROLL; ++turn)
+            at[turn] = load<X, V>(x, vector + turn * stride, span_of<V>(vector + turn * stride, run), aligned);
+#pragma unroll
+        for (unsigned turn = 0; turn < UNROLL; ++turn) {
+            const Span span = span_of<V>(vector + turn * stride, run);
+#pragma unroll
+            for (int k = 0; k < (int)V; ++k)
+                if (k >= span.low && k < span.high) into.take(Convert<Real, X>::load(at[turn].at[k]), limit);
+        }
+    }
+
+    __device__ __forceinline__ void add_column(Result &into, Group, size_t index, size_t stride, unsigned count) const
+    {
+        X at[UNROLL] = {};
+#pragma unroll
+        for (unsigned turn = 0; turn < UNROLL; ++turn)
+            if (turn < count) at[turn] = x[index + turn * stride];
+#pragma unroll
+        for (unsigned turn = 0; turn < UNROLL; ++turn)
+            if (turn < count) into.take(Convert<Real, X>::load(at[turn]), limit);
     }
 };
 

@@ -15,7 +15,7 @@ template <typename X, typename Q, typename Real> struct Quantize {
     typedef X From;
     typedef Q To;
     typedef Real real;
-    enum : bool { MASKED = false, ACTIVATED = false, RANDOM = false };
+    enum : bool { MASKED = false, ACTIVATED = false, RANDOM = false, SUMMED = false };
     static __device__ __forceinline__ real value(real x, real scale, real zero_point, real qmin, real qmax)
     {
         const real q = detent_quantize_one(x, scale, zero_point, qmin, qmax);
@@ -30,7 +30,7 @@ template <typename X, typename Q, typename Real> struct Dequantize {
     typedef Q From;
     typedef X To;
     typedef Real real;
-    enum : bool { MASKED = false, ACTIVATED = false, RANDOM = false };
+    enum : bool { MASKED = false, ACTIVATED = false, RANDOM = false, SUMMED = false };
     static __device__ __forceinline__ real value(real q, real scale, real zero_point, real, real)
     {
         return detent_dequantize_one(q, scale, zero_point);

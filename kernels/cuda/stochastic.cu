@@ -11,7 +11,7 @@ template <typename T, typename Real> struct Stochastic {
     typedef T From;
     typedef T To;
     typedef Real real;
-    enum : bool { MASKED = false, ACTIVATED = false, RANDOM = true };
+    enum : bool { MASKED = false, ACTIVATED = false, RANDOM = true, SUMMED = false };
     static __device__ __forceinline__ real value(real x, real u, real scale, real zero_point, real qmin, real qmax)
     {
         return detent_fake_quantize_stochastic_one(x, u, scale, zero_point, qmin, qmax);

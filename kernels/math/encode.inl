@@ -19,12 +19,22 @@ static DETENT_HD real DETENT_REAL(detent_scale_floor)(real steps)
     return by_steps < (real)1.1920929e-7f ? by_steps : (real)1.1920929e-7f;
 }
 
+/* |scale|, at least the floor; NaN stays NaN. */
+static DETENT_HD real DETENT_REAL(detent_usable_scale)(real scale, DETENT_REAL_TYPE(detent_real_grid) grid)
+{
+    const real size = DETENT_FABS(scale), floor = DETENT_REAL(detent_scale_floor)(grid.qmax - grid.qmin);
+    return size < floor ? floor : size;
+}
+
+/* Its slope, also at the floor and at 0, so that a collapsed scale can recover. */
+static DETENT_HD real DETENT_REAL(detent_usable_scale_slope)(real scale)
+{
+    return scale < 0 ? -1 : (real)1;
+}
+
 static DETENT_HD real DETENT_REAL(detent_scale_of_range)(real min, real max, DETENT_REAL_TYPE(detent_real_grid) grid)
 {
-    const real steps = grid.qmax - grid.qmin;
-    const real scale = DETENT_FABS(max - min) / steps;
-    const real floor = DETENT_REAL(detent_scale_floor)(steps);
-    return scale < floor ? floor : scale;
+    return DETENT_REAL(detent_usable_scale)((max - min) / (grid.qmax - grid.qmin), grid);
 }
 
 /* Before the clamp to the grid; the chain rule must know whether that clamp acts. */

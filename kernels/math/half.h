@@ -59,4 +59,15 @@ static DETENT_HD uint16_t detent_f32_to_f16(float value)
     return (uint16_t)(half | sign);
 }
 
+/* A sum of two tensors, rounded to their type. */
+static DETENT_HD uint16_t detent_add_f16(uint16_t a, uint16_t b)
+{
+    return detent_f32_to_f16(detent_f16_to_f32(a) + detent_f16_to_f32(b));
+}
+
+static DETENT_HD uint16_t detent_add_bf16(uint16_t a, uint16_t b)
+{
+    return detent_f32_to_bf16(detent_bf16_to_f32(a) + detent_bf16_to_f32(b));
+}
+
 #endif

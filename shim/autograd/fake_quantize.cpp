@@ -7,29 +7,46 @@ namespace {
 // ------------------------------------------------------------------------------------------------
 
 using Affine = Tensor(const Tensor &, const Tensor &, const OptionalTensor &, int64_t, int64_t, OptionalInt,
-                      OptionalInts, double, OptionalDouble, OptionalDouble);
+                      OptionalInts, double, OptionalDouble, OptionalDouble, bool, const OptionalTensor &);
 using AffineMask = std::tuple<Tensor, Tensor>(const Tensor &, const Tensor &, const OptionalTensor &, int64_t, int64_t,
-                                              OptionalInt, OptionalInts, OptionalDouble, OptionalDouble);
+                                              OptionalInt, OptionalInts, OptionalDouble, OptionalDouble, bool,
+                                              const OptionalTensor &);
+using AffineSum = std::tuple<Tensor, Tensor>(const Tensor &, const Tensor &, const Tensor &, const OptionalTensor &,
+                                             int64_t, int64_t, OptionalInt, OptionalInts, OptionalDouble,
+                                             OptionalDouble, bool);
 using AffineBackward = std::tuple<Tensor, Tensor, Tensor>(const Tensor &, const Tensor &, const Tensor &,
                                                           const OptionalTensor &, int64_t, int64_t, OptionalInt,
-                                                          OptionalInts, double, OptionalDouble, OptionalDouble);
+                                                          OptionalInts, double, OptionalDouble, OptionalDouble, bool);
 
 Tensor call_affine(const Tensor &x, const Tensor &scale, const OptionalTensor &zero_point, int64_t qmin, int64_t qmax,
                    OptionalInt axis, OptionalInts block_size, double grad_scale, OptionalDouble activation_min,
-                   OptionalDouble activation_max) {
+                   OptionalDouble activation_max, bool trained, const OptionalTensor &residual) {
   static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("detent::fake_quantize", "").typed<Affine>();
   at::AutoDispatchBelowADInplaceOrView below;
-  return op.call(x, scale, zero_point, qmin, qmax, axis, block_size, grad_scale, activation_min, activation_max);
+  return op.call(x, scale, zero_point, qmin, qmax, axis, block_size, grad_scale, activation_min, activation_max,
+                 trained, residual);
 }
 
-// The range learns: backward needs x.
+// The range learns: backward needs x, or the sum.
 struct LearnedAffine : torch::autograd::Function<LearnedAffine> {
   static Tensor forward(AutogradContext *ctx, const Tensor &x, const Tensor &scale, const OptionalTensor &zero_point,
-                        const Options &options) {
-    ctx->save_for_backward({x, scale, zero_point.value_or(Tensor())});
+                        const OptionalTensor &residual, const Options &options) {
+    static const auto op_of_sum =
+        c10::Dispatcher::singleton().findSchemaOrThrow("detent::fake_quantize_sum", "").typed<AffineSum>();
     options.save(ctx);
-    return call_affine(x, scale, zero_point, options.qmin, options.qmax, options.axis, options.blocks(),
-                       options.grad_scale, options.activation_min, options.activation_max);
+    note_residual(ctx, residual);
+    Tensor y, of = x;
+    if (residual.has_value()) {
+      at::AutoDispatchBelowADInplaceOrView below;
+      std::tie(y, of) =
+          op_of_sum.call(x, *residual, scale, zero_point, options.qmin, options.qmax, options.axis, options.blocks(),
+                         options.activation_min, options.activation_max, options.trained);
+    } else {
+      y = call_affine(x, scale, zero_point, options.qmin, options.qmax, options.axis, options.blocks(),
+                      options.grad_scale, options.activation_min, options.activation_max, options.trained, residual);
+    }
+    ctx->save_for_backward({of, scale, zero_point.value_or(Tensor())});
+    return y;
   }
   static variable_list backward(AutogradContext *ctx, variable_list grads) {
     static const auto op =
@@ -39,33 +56,37 @@ struct LearnedAffine : torch::autograd::Function<LearnedAffine> {
     const OptionalTensor zero_point = saved[2].defined() ? OptionalTensor(saved[2]) : std::nullopt;
     auto [grad_x, grad_scale, grad_zero_point] =
         op.call(grads[0], saved[0], saved[1], zero_point, options.qmin, options.qmax, options.axis, options.blocks(),
-                options.grad_scale, options.activation_min, options.activation_max);
-    return {grad_x, grad_scale, zero_point.has_value() ? grad_zero_point : Tensor(), Tensor()};
+                options.grad_scale, options.activation_min, options.activation_max, options.trained);
+    return {grad_x, grad_scale, zero_point.has_value() ? grad_zero_point : Tensor(), grad_of_residual(ctx, grad_x),
+            Tensor()};
   }
 };
 
 // The range is fixed: backward needs one bit per element.
 struct FixedAffine : torch::autograd::Function<FixedAffine> {
   static Tensor forward(AutogradContext *ctx, const Tensor &x, const Tensor &scale, const OptionalTensor &zero_point,
-                        const Options &options) {
+                        const OptionalTensor &residual, const Options &options) {
     static const auto op =
         c10::Dispatcher::singleton().findSchemaOrThrow("detent::fake_quantize_mask", "").typed<AffineMask>();
     at::AutoDispatchBelowADInplaceOrView below;
     auto [y, mask] = op.call(x, scale, zero_point, options.qmin, options.qmax, options.axis, options.blocks(),
-                             options.activation_min, options.activation_max);
+                             options.activation_min, options.activation_max, options.trained, residual);
     save_mask(ctx, y, mask, options);
+    note_residual(ctx, residual);
     return y;
   }
   static variable_list backward(AutogradContext *ctx, variable_list grads) {
-    return {mask_backward(ctx, grads[0]), Tensor(), Tensor(), Tensor()};
+    const Tensor grad_x = mask_backward(ctx, grads[0]);
+    return {grad_x, Tensor(), Tensor(), grad_of_residual(ctx, grad_x), Tensor()};
   }
 };
 
 Tensor fake_quantize(const Tensor &x, const Tensor &scale, const OptionalTensor &zero_point, int64_t qmin, int64_t qmax,
                      OptionalInt axis, OptionalInts block_size, double grad_scale, OptionalDouble activation_min,
-                     OptionalDouble activation_max) {
-  if (!any_wants_grad(x, scale, zero_point))
-    return call_affine(x, scale, zero_point, qmin, qmax, axis, block_size, grad_scale, activation_min, activation_max);
+                     OptionalDouble activation_max, bool trained, const OptionalTensor &residual) {
+  if (!any_wants_grad(x, scale, zero_point, residual))
+    return call_affine(x, scale, zero_point, qmin, qmax, axis, block_size, grad_scale, activation_min, activation_max,
+                       trained, residual);
   Options options;
   options.qmin = qmin;
   options.qmax = qmax;
@@ -74,37 +95,53 @@ Tensor fake_quantize(const Tensor &x, const Tensor &scale, const OptionalTensor 
   options.grad_scale = grad_scale;
   options.activation_min = activation_min;
   options.activation_max = activation_max;
-  return any_wants_grad(scale, zero_point) ? LearnedAffine::apply(x, scale, zero_point, options)
-                                           : FixedAffine::apply(x, scale, zero_point, options);
+  options.trained = trained;
+  return any_wants_grad(scale, zero_point) ? LearnedAffine::apply(x, scale, zero_point, residual, options)
+                                           : FixedAffine::apply(x, scale, zero_point, residual, options);
 }
 
 // --- min, max
 // ---------------------------------------------------------------------------------------------------------
 
 using Range = Tensor(const Tensor &, const Tensor &, const Tensor &, int64_t, int64_t, bool, OptionalInt, OptionalInt,
-                     OptionalInts, OptionalDouble, OptionalDouble);
+                     OptionalInts, OptionalDouble, OptionalDouble, const OptionalTensor &);
 using RangeMask = std::tuple<Tensor, Tensor>(const Tensor &, const Tensor &, const Tensor &, int64_t, int64_t, bool,
-                                             OptionalInt, OptionalInt, OptionalInts, OptionalDouble, OptionalDouble);
+                                             OptionalInt, OptionalInt, OptionalInts, OptionalDouble, OptionalDouble,
+                                             const OptionalTensor &);
+using RangeSum = std::tuple<Tensor, Tensor>(const Tensor &, const Tensor &, const Tensor &, const Tensor &, int64_t,
+                                            int64_t, bool, OptionalInt, OptionalInt, OptionalInts, OptionalDouble,
+                                            OptionalDouble);
 using RangeBackward = std::tuple<Tensor, Tensor, Tensor>(const Tensor &, const Tensor &, const Tensor &, const Tensor &,
                                                          int64_t, int64_t, bool, OptionalInt, OptionalInt, OptionalInts,
                                                          OptionalDouble, OptionalDouble);
 
-Tensor call_range(const Tensor &x, const Tensor &min, const Tensor &max, int64_t qmin, int64_t qmax, bool symmetric,
-                  OptionalInt zero_point, OptionalInt axis, OptionalInts block_size, OptionalDouble activation_min,
-                  OptionalDouble activation_max) {
+Tensor call_range(const Tensor &x, const Tensor &min, const Tensor &max, const Options &options,
+                  const OptionalTensor &residual) {
   static const auto op =
       c10::Dispatcher::singleton().findSchemaOrThrow("detent::fake_quantize_range", "").typed<Range>();
   at::AutoDispatchBelowADInplaceOrView below;
-  return op.call(x, min, max, qmin, qmax, symmetric, zero_point, axis, block_size, activation_min, activation_max);
+  return op.call(x, min, max, options.qmin, options.qmax, options.symmetric, options.zero_point, options.axis,
+                 options.blocks(), options.activation_min, options.activation_max, residual);
 }
 
 struct LearnedRange : torch::autograd::Function<LearnedRange> {
   static Tensor forward(AutogradContext *ctx, const Tensor &x, const Tensor &min, const Tensor &max,
-                        const Options &options) {
-    ctx->save_for_backward({x, min, max});
+                        const OptionalTensor &residual, const Options &options) {
+    static const auto op_of_sum =
+        c10::Dispatcher::singleton().findSchemaOrThrow("detent::fake_quantize_range_sum", "").typed<RangeSum>();
     options.save(ctx);
-    return call_range(x, min, max, options.qmin, options.qmax, options.symmetric, options.zero_point, options.axis,
-                      options.blocks(), options.activation_min, options.activation_max);
+    note_residual(ctx, residual);
+    Tensor y, of = x;
+    if (residual.has_value()) {
+      at::AutoDispatchBelowADInplaceOrView below;
+      std::tie(y, of) =
+          op_of_sum.call(x, *residual, min, max, options.qmin, options.qmax, options.symmetric, options.zero_point,
+                         options.axis, options.blocks(), options.activation_min, options.activation_max);
+    } else {
+      y = call_range(x, min, max, options, residual);
+    }
+    ctx->save_for_backward({of, min, max});
+    return y;
   }
   static variable_list backward(AutogradContext *ctx, variable_list grads) {
     static const auto op = c10::Dispatcher::singleton()
@@ -115,23 +152,25 @@ struct LearnedRange : torch::autograd::Function<LearnedRange> {
     auto [grad_x, grad_min, grad_max] =
         op.call(grads[0], saved[0], saved[1], saved[2], options.qmin, options.qmax, options.symmetric,
                 options.zero_point, options.axis, options.blocks(), options.activation_min, options.activation_max);
-    return {grad_x, grad_min, grad_max, Tensor()};
+    return {grad_x, grad_min, grad_max, grad_of_residual(ctx, grad_x), Tensor()};
   }
 };
 
 struct FixedRange : torch::autograd::Function<FixedRange> {
   static Tensor forward(AutogradContext *ctx, const Tensor &x, const Tensor &min, const Tensor &max,
-                        const Options &options) {
+                        const OptionalTensor &residual, const Options &options) {
     static const auto op =
         c10::Dispatcher::singleton().findSchemaOrThrow("detent::fake_quantize_range_mask", "").typed<RangeMask>();
     at::AutoDispatchBelowADInplaceOrView below;
     auto [y, mask] = op.call(x, min, max, options.qmin, options.qmax, options.symmetric, options.zero_point,
-                             options.axis, options.blocks(), options.activation_min, options.activation_max);
+                             options.axis, options.blocks(), options.activation_min, options.activation_max, residual);
     save_mask(ctx, y, mask, options);
+    note_residual(ctx, residual);
     return y;
   }
   static variable_list backward(AutogradContext *ctx, variable_list grads) {
-    return {mask_backward(ctx, grads[0]), Tensor(), Tensor(), Tensor()};
+    const Tensor grad_x = mask_backward(ctx, grads[0]);
+    return {grad_x, Tensor(), Tensor(), grad_of_residual(ctx, grad_x), Tensor()};
   }
 };
 
@@ -149,13 +188,14 @@ Options range_options(int64_t qmin, int64_t qmax, bool symmetric, OptionalInt ze
 
 Tensor fake_quantize_range(const Tensor &x, const Tensor &min, const Tensor &max, int64_t qmin, int64_t qmax,
                            bool symmetric, OptionalInt zero_point, OptionalInt axis, OptionalInts block_size,
-                           OptionalDouble activation_min, OptionalDouble activation_max) {
-  if (!any_wants_grad(x, min, max))
-    return call_range(x, min, max, qmin, qmax, symmetric, zero_point, axis, block_size, activation_min, activation_max);
+                           OptionalDouble activation_min, OptionalDouble activation_max,
+                           const OptionalTensor &residual) {
   auto options = range_options(qmin, qmax, symmetric, zero_point, axis, block_size);
   options.activation_min = activation_min;
   options.activation_max = activation_max;
-  return any_wants_grad(min, max) ? LearnedRange::apply(x, min, max, options) : FixedRange::apply(x, min, max, options);
+  if (!any_wants_grad(x, min, max, residual)) return call_range(x, min, max, options, residual);
+  return any_wants_grad(min, max) ? LearnedRange::apply(x, min, max, residual, options)
+                                  : FixedRange::apply(x, min, max, residual, options);
 }
 
 // --- a range derived from the tensor; no gradient goes through it
@@ -176,10 +216,11 @@ struct DynamicRange : torch::autograd::Function<DynamicRange> {
                                        options.blocks(), options.zero_point);
     save_mask(ctx, y, mask, options);
     ctx->mark_non_differentiable({min, max});
+    ctx->set_materialize_grads(false);  // nobody wants zeros for min and max
     return {y, min, max};
   }
   static variable_list backward(AutogradContext *ctx, variable_list grads) {
-    return {mask_backward(ctx, grads[0]), Tensor(), Tensor()};
+    return {grads[0].defined() ? mask_backward(ctx, grads[0]) : Tensor(), Tensor(), Tensor()};
   }
 };
 

@@ -28,6 +28,7 @@ struct ManyOptions {
   OptionalInt zero_point;
   std::optional<std::vector<int64_t>> axis, block_size;
   Doubles grad_scale;
+  bool trained = false;
 
   OptionalInts axes() const { return axis.has_value() ? OptionalInts(*axis) : OptionalInts(); }
   OptionalInts blocks() const { return block_size.has_value() ? OptionalInts(*block_size) : OptionalInts(); }
@@ -35,7 +36,7 @@ struct ManyOptions {
 
   void save(AutogradContext *ctx) const {
     ctx->saved_data["grid"] =
-        std::vector<int64_t>{qmin, qmax, symmetric, zero_point.has_value(), zero_point.value_or(0)};
+        std::vector<int64_t>{qmin, qmax, symmetric, zero_point.has_value(), zero_point.value_or(0), trained};
     if (axis.has_value()) ctx->saved_data["axis"] = *axis;
     if (block_size.has_value()) ctx->saved_data["block_size"] = *block_size;
     if (grad_scale.has_value()) ctx->saved_data["grad_scale"] = *grad_scale;
@@ -45,6 +46,7 @@ struct ManyOptions {
     const auto grid = ctx->saved_data["grid"].toIntVector();
     ManyOptions options{grid[0], grid[1], grid[2] != 0, std::nullopt, ints(ctx, "axis"), ints(ctx, "block_size"), {}};
     if (grid[3]) options.zero_point = grid[4];
+    options.trained = grid[5] != 0;
     const auto factors = ctx->saved_data.find("grad_scale");
     if (factors != ctx->saved_data.end()) options.grad_scale = factors->second.toDoubleVector();
     return options;
@@ -128,17 +130,18 @@ variable_list masks_backward(AutogradContext *ctx, const variable_list &grads, s
 // ------------------------------------------------------------------------------------------------
 
 using Affine = Tensors(at::TensorList, at::TensorList, at::TensorList, int64_t, int64_t, OptionalInts, OptionalInts,
-                       OptionalDoubles);
+                       OptionalDoubles, bool);
 using AffineMask = std::tuple<Tensors, Tensors>(at::TensorList, at::TensorList, at::TensorList, int64_t, int64_t,
-                                                OptionalInts, OptionalInts);
+                                                OptionalInts, OptionalInts, bool);
 using AffineBackward = std::tuple<Tensors, Tensors, Tensors>(at::TensorList, at::TensorList, at::TensorList,
                                                              at::TensorList, int64_t, int64_t, OptionalInts,
-                                                             OptionalInts, OptionalDoubles);
+                                                             OptionalInts, OptionalDoubles, bool);
 
 Tensors call_affine(at::TensorList x, at::TensorList scale, at::TensorList zero_point, const ManyOptions &options) {
   static const auto op = operator_of<Affine>("detent::fake_quantize_many");
   at::AutoDispatchBelowADInplaceOrView below;
-  return op.call(x, scale, zero_point, options.qmin, options.qmax, options.axes(), options.blocks(), options.factors());
+  return op.call(x, scale, zero_point, options.qmin, options.qmax, options.axes(), options.blocks(), options.factors(),
+                 options.trained);
 }
 
 struct LearnedAffines : torch::autograd::Function<LearnedAffines> {
@@ -158,7 +161,7 @@ struct LearnedAffines : torch::autograd::Function<LearnedAffines> {
     const Tensors x = part_of(saved, 0, count);
     const auto [grad_x, grad_scale, grad_zero_point] =
         op.call(whole(grads, x), x, part_of(saved, count, count), part_of(saved, 2 * count, saved.size() - 2 * count),
-                options.qmin, options.qmax, options.axes(), options.blocks(), options.factors());
+                options.qmin, options.qmax, options.axes(), options.blocks(), options.factors(), options.trained);
     variable_list all = joined({grad_x, grad_scale, grad_zero_point});
     all.emplace_back();
     return all;
@@ -170,7 +173,8 @@ struct FixedAffines : torch::autograd::Function<FixedAffines> {
                                const ManyOptions &options) {
     static const auto op = operator_of<AffineMask>("detent::fake_quantize_many_mask");
     at::AutoDispatchBelowADInplaceOrView below;
-    auto [y, mask] = op.call(x, scale, zero_point, options.qmin, options.qmax, options.axes(), options.blocks());
+    auto [y, mask] =
+        op.call(x, scale, zero_point, options.qmin, options.qmax, options.axes(), options.blocks(), options.trained);
     save_masks(ctx, y, mask, options);
     ctx->saved_data["inputs"] = static_cast<int64_t>(x.size() + scale.size() + zero_point.size() + 1);
     return y;
@@ -181,14 +185,16 @@ struct FixedAffines : torch::autograd::Function<FixedAffines> {
 };
 
 Tensors fake_quantize_many(at::TensorList x, at::TensorList scale, at::TensorList zero_point, int64_t qmin,
-                           int64_t qmax, OptionalInts axis, OptionalInts block_size, OptionalDoubles grad_scale) {
+                           int64_t qmax, OptionalInts axis, OptionalInts block_size, OptionalDoubles grad_scale,
+                           bool trained) {
   const ManyOptions options{qmin,
                             qmax,
                             false,
                             std::nullopt,
                             copied(axis),
                             copied(block_size),
-                            grad_scale.has_value() ? Doubles(grad_scale->vec()) : std::nullopt};
+                            grad_scale.has_value() ? Doubles(grad_scale->vec()) : std::nullopt,
+                            trained};
   if (!any_wants_grad_of({x, scale, zero_point})) return call_affine(x, scale, zero_point, options);
   return any_wants_grad_of({scale, zero_point}) ? LearnedAffines::apply(x, scale, zero_point, options)
                                                 : FixedAffines::apply(x, scale, zero_point, options);

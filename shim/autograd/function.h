@@ -31,6 +31,7 @@ struct Options {
   OptionalInt zero_point;
   double grad_scale = 1.0;
   OptionalDouble activation_min, activation_max;
+  bool trained = false;
 
   void save(AutogradContext *ctx) const {
     std::vector<int64_t> list{qmin,
@@ -45,6 +46,7 @@ struct Options {
                               std::bit_cast<int64_t>(activation_min.value_or(0.0)),
                               activation_max.has_value(),
                               std::bit_cast<int64_t>(activation_max.value_or(0.0)),
+                              trained,
                               block_size.has_value()};
     if (block_size.has_value()) list.insert(list.end(), block_size->begin(), block_size->end());
     ctx->saved_data["o"] = std::move(list);
@@ -61,7 +63,8 @@ struct Options {
     options.grad_scale = std::bit_cast<double>(list[7]);
     if (list[8]) options.activation_min = std::bit_cast<double>(list[9]);
     if (list[10]) options.activation_max = std::bit_cast<double>(list[11]);
-    if (list[12]) options.block_size.emplace(list.begin() + 13, list.end());
+    options.trained = list[12] != 0;
+    if (list[13]) options.block_size.emplace(list.begin() + 14, list.end());
     return options;
   }
 
@@ -101,6 +104,14 @@ inline void save_mask(AutogradContext *ctx, const Tensor &y, const Tensor &mask,
   ctx->save_for_backward({mask});
   if (options.block_size.has_value()) ctx->saved_data["b"] = *options.block_size;
   else if (auto order = memory_order(y)) ctx->saved_data["m"] = std::move(*order);
+}
+
+// The gradient of a residual, where there is one, is that of x.
+inline void note_residual(AutogradContext *ctx, const OptionalTensor &residual) {
+  if (residual.has_value()) ctx->saved_data["r"] = true;
+}
+inline Tensor grad_of_residual(const AutogradContext *ctx, const Tensor &grad_x) {
+  return ctx->saved_data.find("r") != ctx->saved_data.end() ? grad_x : Tensor();
 }
 
 inline Tensor mask_backward(AutogradContext *ctx, const Tensor &grad_y) {

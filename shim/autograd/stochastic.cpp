@@ -7,7 +7,7 @@ using Stochastic = Tensor(const Tensor &, const Tensor &, const OptionalTensor &
                           OptionalInt, OptionalInts);
 using NearestBackward = std::tuple<Tensor, Tensor, Tensor>(const Tensor &, const Tensor &, const Tensor &,
                                                            const OptionalTensor &, int64_t, int64_t, OptionalInt,
-                                                           OptionalInts, double, OptionalDouble, OptionalDouble);
+                                                           OptionalInts, double, OptionalDouble, OptionalDouble, bool);
 
 Tensor call_stochastic(const Tensor &x, const Tensor &scale, const OptionalTensor &zero_point, const Tensor &random,
                        int64_t qmin, int64_t qmax, OptionalInt axis, OptionalInts block_size) {
@@ -33,7 +33,7 @@ struct StochasticRounding : torch::autograd::Function<StochasticRounding> {
     const OptionalTensor zero_point = saved[2].defined() ? OptionalTensor(saved[2]) : std::nullopt;
     auto [grad_x, grad_scale, grad_zero_point] =
         op.call(grads[0], saved[0], saved[1], zero_point, options.qmin, options.qmax, options.axis, options.blocks(),
-                options.grad_scale, std::nullopt, std::nullopt);
+                options.grad_scale, std::nullopt, std::nullopt, false);
     return {grad_x, grad_scale, zero_point.has_value() ? grad_zero_point : Tensor(), Tensor(), Tensor()};
   }
 };

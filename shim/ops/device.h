@@ -2,10 +2,12 @@
 // The operators of a family are templates over such a policy, written once in <family>.h.
 #pragma once
 
+#include "detent/block_cast.h"
 #include "detent/encode.h"
 #include "detent/fake_quantize.h"
 #include "detent/fake_quantize_many.h"
 #include "detent/float_cast.h"
+#include "detent/mask.h"
 #include "detent/observe.h"
 #include "detent/quantize.h"
 #include "detent/stochastic.h"
@@ -40,6 +42,7 @@ struct Cpu {
   };
 
   static constexpr auto fake_quantize = &detent_fake_quantize_cpu;
+  static constexpr auto fake_quantize_sum = &detent_fake_quantize_sum_cpu;
   static constexpr auto fake_quantize_bwd_workspace = &detent_fake_quantize_bwd_workspace;
   static constexpr auto fake_quantize_bwd = &detent_fake_quantize_bwd_cpu;
   static constexpr auto fake_quantize_mask_bwd = &detent_fake_quantize_mask_bwd_cpu;
@@ -53,12 +56,25 @@ struct Cpu {
   static constexpr auto fake_quantize_dynamic_many = &detent_fake_quantize_dynamic_many_cpu;
   static constexpr auto fake_quantize_stochastic = &detent_fake_quantize_stochastic_cpu;
   static constexpr auto float_cast = &detent_float_cast_cpu;
+  static constexpr auto pack_mask = &detent_pack_mask_cpu;
+  static constexpr auto unpack_mask = &detent_unpack_mask_cpu;
+  static detent_status block_cast_workspace(detent_dtype, detent_shape3, size_t, size_t *bytes) {
+    *bytes = 0;
+    return DETENT_OK;
+  }
+  static detent_status block_cast(const void *x, void *y, uint8_t *mask, detent_dtype dtype, detent_shape3 shape,
+                                  size_t block_size, detent_float_format format, const void *tensor_scale, void *,
+                                  size_t, detent_parallel_for parallel) {
+    return detent_block_cast_cpu(x, y, mask, dtype, shape, block_size, format, tensor_scale, parallel);
+  }
   static constexpr auto quantize = &detent_quantize_cpu;
   static constexpr auto quantize_bwd = &detent_quantize_bwd_cpu;
   static constexpr auto dequantize = &detent_dequantize_cpu;
   static constexpr auto dequantize_bwd = &detent_dequantize_bwd_cpu;
   static constexpr auto observe_min_max_workspace = &detent_observe_min_max_workspace;
   static constexpr auto observe_min_max = &detent_observe_min_max_cpu;
+  static constexpr auto observe_moments_workspace = &detent_observe_moments_workspace;
+  static constexpr auto observe_moments = &detent_observe_moments_cpu;
   static constexpr auto observe_histogram_workspace = &detent_observe_histogram_workspace;
   static constexpr auto observe_histogram = &detent_observe_histogram_cpu;
   static constexpr auto observe_histogram_merge = &detent_observe_histogram_merge_cpu;
@@ -70,6 +86,11 @@ struct Cpu {
   static detent_status encode_affine(const void *min, const void *max, void *scale, void *zero_point, detent_dtype real,
                                      size_t n, const detent_encoding *encoding, detent_parallel_for) {
     return detent_encode_affine_cpu(min, max, scale, zero_point, real, n, encoding);
+  }
+  static detent_status encode_trained(const void *scale, const void *zero_point, void *usable_scale,
+                                      void *usable_zero_point, detent_dtype real, size_t n,
+                                      const detent_encoding *encoding, detent_parallel_for) {
+    return detent_encode_trained_cpu(scale, zero_point, usable_scale, usable_zero_point, real, n, encoding);
   }
 };
 

@@ -7,6 +7,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(detent, m) {
   m.def(
       "encode_affine(Tensor min, Tensor max, int qmin, int qmax, bool symmetric, int? zero_point=None) "
       "-> (Tensor scale, Tensor zero_point)");
+  m.def("encode_trained(Tensor scale, Tensor zero_point, int qmin, int qmax) -> (Tensor scale, Tensor zero_point)");
   m.def(
       "encode_percentile(Tensor lo, Tensor hi, Tensor counts, float percentile, int qmin, int qmax, bool symmetric, "
       "int? zero_point=None) -> (Tensor min, Tensor max)");

@@ -45,6 +45,12 @@ std::tuple<Tensor, Tensor> encode_affine(const Tensor &min, const Tensor &max, i
 }
 
 template <typename Device>
+std::tuple<Tensor, Tensor> encode_trained(const Tensor &scale, const Tensor &zero_point, int64_t qmin, int64_t qmax) {
+  return run_encode("encode_trained", Device::encode_trained, typename Device::Scope(scale), scale, zero_point, qmin,
+                    qmax, false, std::nullopt);
+}
+
+template <typename Device>
 std::tuple<Tensor, Tensor> run_search(const char *op, const detent_search &search, const Tensor &lo, const Tensor &hi,
                                       const Tensor &counts, int64_t qmin, int64_t qmax, bool symmetric,
                                       const std::optional<int64_t> &zero_point) {
@@ -112,6 +118,7 @@ template <typename Device, typename Library>
 void register_encode(Library &m) {
   m.impl("encode_min_max", TORCH_BOX(&encode_min_max<Device>));
   m.impl("encode_affine", TORCH_BOX(&encode_affine<Device>));
+  m.impl("encode_trained", TORCH_BOX(&encode_trained<Device>));
   m.impl("encode_percentile", TORCH_BOX(&encode_percentile<Device>));
   m.impl("encode_sqnr", TORCH_BOX(&encode_sqnr<Device>));
   m.impl("encode_mse", TORCH_BOX(&encode_mse<Device>));

@@ -47,9 +47,11 @@ struct HeldEncoding {
 };
 
 inline HeldEncoding hold_affine(const char *op, detent_dtype dtype, const Grouped &x, const Tensor &scale,
-                                const std::optional<Tensor> &zero_point, int64_t qmin, int64_t qmax) {
+                                const std::optional<Tensor> &zero_point, int64_t qmin, int64_t qmax,
+                                bool trained = false) {
   HeldEncoding held;
   held.c.grid = checked_grid(op, qmin, qmax);
+  held.c.trained = trained;
   held.real = detent_math_dtype(dtype, held.c.grid);
   held.first = encoding_values(op, "scale", scale, x, held.real);
   held.c.scale = array_of(*held.first);
@@ -77,15 +79,23 @@ inline Tensor empty_mask(const Grouped &x) {
   return empty_1d(x.values(), (x.values().numel() + 7) / 8, torch_of(DETENT_U8));
 }
 
+// residual, if there is one, is added to x; sum and mask receive what they say where they are not NULL.
 template <typename Device>
 Tensor run_forward(const char *op, const Grouped &x, detent_dtype dtype, const HeldEncoding &held,
-                   const std::optional<detent_activation> &activation, Tensor *mask) {
+                   const std::optional<detent_activation> &activation, const std::optional<Tensor> &residual,
+                   Tensor *sum, Tensor *mask) {
   typename Device::Scope scope(x.values());
   Tensor y = x.empty();
-  throw_unless_ok(
-      op, Device::fake_quantize(x.data(), y.mutable_data_ptr(),
-                                mask != nullptr ? static_cast<uint8_t *>(mask->mutable_data_ptr()) : nullptr, dtype,
-                                x.shape, &held.c, pointer_to(activation), scope.queue));
+  uint8_t *bits = mask != nullptr ? static_cast<uint8_t *>(mask->mutable_data_ptr()) : nullptr;
+  if (residual.has_value()) {
+    const Tensor added = x.arranged(op, "residual", *residual);
+    throw_unless_ok(op, Device::fake_quantize_sum(
+                            x.data(), added.const_data_ptr(), sum != nullptr ? sum->mutable_data_ptr() : nullptr,
+                            y.mutable_data_ptr(), bits, dtype, x.shape, &held.c, pointer_to(activation), scope.queue));
+  } else {
+    throw_unless_ok(op, Device::fake_quantize(x.data(), y.mutable_data_ptr(), bits, dtype, x.shape, &held.c,
+                                              pointer_to(activation), scope.queue));
+  }
   return x.restore(y);
 }
 
@@ -117,26 +127,45 @@ std::tuple<Tensor, Tensor, Tensor> run_backward(const char *op, const Tensor &gr
 template <typename Device>
 Tensor fake_quantize(const Tensor &x, const Tensor &scale, const std::optional<Tensor> &zero_point, int64_t qmin,
                      int64_t qmax, std::optional<int64_t> axis, OptionalInts block_size, double, Bound activation_min,
-                     Bound activation_max) {
+                     Bound activation_max, bool trained, std::optional<Tensor> residual) {
   const char *op = "fake_quantize";
   const detent_dtype dtype = float_dtype(op, "x", x);
   const Grouped grouped(op, x, axis, block_size);
-  return run_forward<Device>(op, grouped, dtype, hold_affine(op, dtype, grouped, scale, zero_point, qmin, qmax),
-                             checked_activation(op, activation_min, activation_max), nullptr);
+  return run_forward<Device>(op, grouped, dtype,
+                             hold_affine(op, dtype, grouped, scale, zero_point, qmin, qmax, trained),
+                             checked_activation(op, activation_min, activation_max), residual, nullptr, nullptr);
 }
 
 template <typename Device>
 std::tuple<Tensor, Tensor> fake_quantize_mask(const Tensor &x, const Tensor &scale,
                                               const std::optional<Tensor> &zero_point, int64_t qmin, int64_t qmax,
                                               std::optional<int64_t> axis, OptionalInts block_size,
-                                              Bound activation_min, Bound activation_max) {
+                                              Bound activation_min, Bound activation_max, bool trained,
+                                              std::optional<Tensor> residual) {
   const char *op = "fake_quantize";
   const detent_dtype dtype = float_dtype(op, "x", x);
   const Grouped grouped(op, x, axis, block_size);
   Tensor mask = empty_mask(grouped);
-  Tensor y = run_forward<Device>(op, grouped, dtype, hold_affine(op, dtype, grouped, scale, zero_point, qmin, qmax),
-                                 checked_activation(op, activation_min, activation_max), &mask);
+  Tensor y =
+      run_forward<Device>(op, grouped, dtype, hold_affine(op, dtype, grouped, scale, zero_point, qmin, qmax, trained),
+                          checked_activation(op, activation_min, activation_max), residual, nullptr, &mask);
   return {y, mask};
+}
+
+// Beside y what backward takes for x.
+template <typename Device>
+std::tuple<Tensor, Tensor> fake_quantize_sum(const Tensor &x, const Tensor &residual, const Tensor &scale,
+                                             const std::optional<Tensor> &zero_point, int64_t qmin, int64_t qmax,
+                                             std::optional<int64_t> axis, OptionalInts block_size, Bound activation_min,
+                                             Bound activation_max, bool trained) {
+  const char *op = "fake_quantize";
+  const detent_dtype dtype = float_dtype(op, "x", x);
+  const Grouped grouped(op, x, axis, block_size);
+  Tensor sum = grouped.empty();
+  Tensor y =
+      run_forward<Device>(op, grouped, dtype, hold_affine(op, dtype, grouped, scale, zero_point, qmin, qmax, trained),
+                          checked_activation(op, activation_min, activation_max), residual, &sum, nullptr);
+  return {y, grouped.restore(sum)};
 }
 
 template <typename Device>
@@ -144,12 +173,12 @@ std::tuple<Tensor, Tensor, Tensor> fake_quantize_backward(const Tensor &grad_y, 
                                                           const std::optional<Tensor> &zero_point, int64_t qmin,
                                                           int64_t qmax, std::optional<int64_t> axis,
                                                           OptionalInts block_size, double grad_scale,
-                                                          Bound activation_min, Bound activation_max) {
+                                                          Bound activation_min, Bound activation_max, bool trained) {
   const char *op = "fake_quantize_backward";
   const detent_dtype dtype = float_dtype(op, "x", x);
   const Grouped grouped(op, x, axis, block_size);
   return run_backward<Device>(op, grad_y, grouped, dtype,
-                              hold_affine(op, dtype, grouped, scale, zero_point, qmin, qmax),
+                              hold_affine(op, dtype, grouped, scale, zero_point, qmin, qmax, trained),
                               checked_activation(op, activation_min, activation_max), scale,
                               zero_point.has_value() ? &*zero_point : nullptr, grad_scale);
 }
@@ -160,28 +189,46 @@ std::tuple<Tensor, Tensor, Tensor> fake_quantize_backward(const Tensor &grad_y, 
 template <typename Device>
 Tensor fake_quantize_range(const Tensor &x, const Tensor &min, const Tensor &max, int64_t qmin, int64_t qmax,
                            bool symmetric, std::optional<int64_t> zero_point, std::optional<int64_t> axis,
-                           OptionalInts block_size, Bound activation_min, Bound activation_max) {
+                           OptionalInts block_size, Bound activation_min, Bound activation_max,
+                           std::optional<Tensor> residual) {
   const char *op = "fake_quantize_range";
   const detent_dtype dtype = float_dtype(op, "x", x);
   const Grouped grouped(op, x, axis, block_size);
   return run_forward<Device>(op, grouped, dtype,
                              hold_range(op, dtype, grouped, min, max, qmin, qmax, symmetric, zero_point),
-                             checked_activation(op, activation_min, activation_max), nullptr);
+                             checked_activation(op, activation_min, activation_max), residual, nullptr, nullptr);
 }
 
 template <typename Device>
 std::tuple<Tensor, Tensor> fake_quantize_range_mask(const Tensor &x, const Tensor &min, const Tensor &max, int64_t qmin,
                                                     int64_t qmax, bool symmetric, std::optional<int64_t> zero_point,
                                                     std::optional<int64_t> axis, OptionalInts block_size,
-                                                    Bound activation_min, Bound activation_max) {
+                                                    Bound activation_min, Bound activation_max,
+                                                    std::optional<Tensor> residual) {
   const char *op = "fake_quantize_range";
   const detent_dtype dtype = float_dtype(op, "x", x);
   const Grouped grouped(op, x, axis, block_size);
   Tensor mask = empty_mask(grouped);
   Tensor y = run_forward<Device>(op, grouped, dtype,
                                  hold_range(op, dtype, grouped, min, max, qmin, qmax, symmetric, zero_point),
-                                 checked_activation(op, activation_min, activation_max), &mask);
+                                 checked_activation(op, activation_min, activation_max), residual, nullptr, &mask);
   return {y, mask};
+}
+
+template <typename Device>
+std::tuple<Tensor, Tensor> fake_quantize_range_sum(const Tensor &x, const Tensor &residual, const Tensor &min,
+                                                   const Tensor &max, int64_t qmin, int64_t qmax, bool symmetric,
+                                                   std::optional<int64_t> zero_point, std::optional<int64_t> axis,
+                                                   OptionalInts block_size, Bound activation_min,
+                                                   Bound activation_max) {
+  const char *op = "fake_quantize_range";
+  const detent_dtype dtype = float_dtype(op, "x", x);
+  const Grouped grouped(op, x, axis, block_size);
+  Tensor sum = grouped.empty();
+  Tensor y = run_forward<Device>(op, grouped, dtype,
+                                 hold_range(op, dtype, grouped, min, max, qmin, qmax, symmetric, zero_point),
+                                 checked_activation(op, activation_min, activation_max), residual, &sum, nullptr);
+  return {y, grouped.restore(sum)};
 }
 
 template <typename Device>
@@ -330,9 +377,11 @@ template <typename Device, typename Library>
 void register_fake_quantize(Library &m) {
   m.impl("fake_quantize", TORCH_BOX(&fake_quantize<Device>));
   m.impl("fake_quantize_mask", TORCH_BOX(&fake_quantize_mask<Device>));
+  m.impl("fake_quantize_sum", TORCH_BOX(&fake_quantize_sum<Device>));
   m.impl("fake_quantize_backward", TORCH_BOX(&fake_quantize_backward<Device>));
   m.impl("fake_quantize_range", TORCH_BOX(&fake_quantize_range<Device>));
   m.impl("fake_quantize_range_mask", TORCH_BOX(&fake_quantize_range_mask<Device>));
+  m.impl("fake_quantize_range_sum", TORCH_BOX(&fake_quantize_range_sum<Device>));
   m.impl("fake_quantize_range_backward", TORCH_BOX(&fake_quantize_range_backward<Device>));
   m.impl("fake_quantize_dynamic", TORCH_BOX(&fake_quantize_dynamic<Device>));
   m.impl("fake_quantize_dynamic_mask", TORCH_BOX(&fake_quantize_dynamic_mask<Device>));

@@ -5,13 +5,14 @@
 STABLE_TORCH_LIBRARY_FRAGMENT(detent, m) {
   m.def(
       "fake_quantize_many(Tensor[] x, Tensor[] scale, Tensor[] zero_point, int qmin, int qmax, int[]? axis=None, "
-      "int[]? block_size=None, float[]? grad_scale=None) -> Tensor[]");
+      "int[]? block_size=None, float[]? grad_scale=None, bool trained=False) -> Tensor[]");
   m.def(
       "fake_quantize_many_mask(Tensor[] x, Tensor[] scale, Tensor[] zero_point, int qmin, int qmax, int[]? axis=None, "
-      "int[]? block_size=None) -> (Tensor[] y, Tensor[] mask)");
+      "int[]? block_size=None, bool trained=False) -> (Tensor[] y, Tensor[] mask)");
   m.def(
       "fake_quantize_many_backward(Tensor[] grad_y, Tensor[] x, Tensor[] scale, Tensor[] zero_point, int qmin, int "
-      "qmax, int[]? axis=None, int[]? block_size=None, float[]? grad_scale=None) -> (Tensor[] grad_x, Tensor[] "
+      "qmax, int[]? axis=None, int[]? block_size=None, float[]? grad_scale=None, bool trained=False) -> (Tensor[] "
+      "grad_x, Tensor[] "
       "grad_scale, Tensor[] grad_zero_point)");
   m.def(
       "fake_quantize_range_many(Tensor[] x, Tensor[] min, Tensor[] max, int qmin, int qmax, bool symmetric, int? "

@@ -71,13 +71,13 @@ struct ManyGrouped {
 };
 
 inline std::vector<HeldEncoding> hold_affines(const char *op, const ManyGrouped &x, const Tensors &scale,
-                                              const Tensors &zero_point, int64_t qmin, int64_t qmax) {
+                                              const Tensors &zero_point, int64_t qmin, int64_t qmax, bool trained) {
   check_count(op, "scale", scale.size(), x.size(), "one per tensor");
   if (!zero_point.empty()) check_count(op, "zero_point", zero_point.size(), x.size(), "one per tensor, or none at all");
   std::vector<HeldEncoding> held;
   for (size_t i = 0; i < x.size(); ++i)
     held.push_back(hold_affine(at_item(op, i).c_str(), x.dtype, x[i], scale[i],
-                               zero_point.empty() ? std::nullopt : std::optional(zero_point[i]), qmin, qmax));
+                               zero_point.empty() ? std::nullopt : std::optional(zero_point[i]), qmin, qmax, trained));
   return held;
 }
 
@@ -148,33 +148,37 @@ std::tuple<Tensors, Tensors, Tensors> run_many_backward(const char *op, const Te
 template <typename Device, bool masked>
 std::tuple<Tensors, Tensors> fake_quantize_many_of(const Tensors &x, const Tensors &scale, const Tensors &zero_point,
                                                    int64_t qmin, int64_t qmax, const OptionalInts &axis,
-                                                   const OptionalInts &block_size) {
+                                                   const OptionalInts &block_size, bool trained) {
   const char *op = "fake_quantize_many";
   const ManyGrouped grouped(op, x, axis, block_size);
-  return run_many_forward<Device>(op, grouped, hold_affines(op, grouped, scale, zero_point, qmin, qmax), masked);
+  return run_many_forward<Device>(op, grouped, hold_affines(op, grouped, scale, zero_point, qmin, qmax, trained),
+                                  masked);
 }
 
 template <typename Device>
 Tensors fake_quantize_many(Tensors x, Tensors scale, Tensors zero_point, int64_t qmin, int64_t qmax, OptionalInts axis,
-                           OptionalInts block_size, std::optional<std::vector<double>>) {
-  return std::get<0>(fake_quantize_many_of<Device, false>(x, scale, zero_point, qmin, qmax, axis, block_size));
+                           OptionalInts block_size, std::optional<std::vector<double>>, bool trained) {
+  return std::get<0>(fake_quantize_many_of<Device, false>(x, scale, zero_point, qmin, qmax, axis, block_size, trained));
 }
 
 template <typename Device>
 std::tuple<Tensors, Tensors> fake_quantize_many_mask(Tensors x, Tensors scale, Tensors zero_point, int64_t qmin,
-                                                     int64_t qmax, OptionalInts axis, OptionalInts block_size) {
-  return fake_quantize_many_of<Device, true>(x, scale, zero_point, qmin, qmax, axis, block_size);
+                                                     int64_t qmax, OptionalInts axis, OptionalInts block_size,
+                                                     bool trained) {
+  return fake_quantize_many_of<Device, true>(x, scale, zero_point, qmin, qmax, axis, block_size, trained);
 }
 
 template <typename Device>
 std::tuple<Tensors, Tensors, Tensors> fake_quantize_many_backward(Tensors grad_y, Tensors x, Tensors scale,
                                                                   Tensors zero_point, int64_t qmin, int64_t qmax,
                                                                   OptionalInts axis, OptionalInts block_size,
-                                                                  std::optional<std::vector<double>> grad_scale) {
+                                                                  std::optional<std::vector<double>> grad_scale,
+                                                                  bool trained) {
   const char *op = "fake_quantize_many_backward";
   const ManyGrouped grouped(op, x, axis, block_size);
-  return run_many_backward<Device>(op, grad_y, grouped, hold_affines(op, grouped, scale, zero_point, qmin, qmax), scale,
-                                   zero_point, grad_scale);
+  return run_many_backward<Device>(op, grad_y, grouped,
+                                   hold_affines(op, grouped, scale, zero_point, qmin, qmax, trained), scale, zero_point,
+                                   grad_scale);
 }
 
 // --- min, max

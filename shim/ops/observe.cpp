@@ -7,6 +7,9 @@ STABLE_TORCH_LIBRARY_FRAGMENT(detent, m) {
       "observe_min_max_update_(Tensor x, Tensor(a!) min, Tensor(b!) max, Tensor(c!) ignored, float? momentum=None, "
       "int? axis=None, int[]? block_size=None) -> ()");
   m.def(
+      "observe_moments_update_(Tensor x, Tensor(a!) min, Tensor(b!) max, Tensor(c!) ignored, Tensor(d!) moments, int? "
+      "axis=None, int[]? block_size=None) -> ()");
+  m.def(
       "observe_histogram_update_(Tensor x, Tensor(a!) min, Tensor(b!) max, Tensor(c!) ignored, Tensor(d!) counts, int? "
       "axis=None, int[]? block_size=None) -> ()");
   m.def(

@@ -60,6 +60,30 @@ void observe_min_max_update(const Tensor &x, Tensor min, Tensor max, Tensor igno
                       momentum.value_or(0.0));
 }
 
+// moments: four rows of one value a group.
+template <typename Device>
+void observe_moments_update(const Tensor &x, Tensor min, Tensor max, Tensor ignored, Tensor moments,
+                            std::optional<int64_t> axis, OptionalInts block_size) {
+  const char *op = "observe_moments_update_";
+  const detent_dtype dtype = float_dtype(op, "x", x);
+  const Grouped grouped(op, x, axis, block_size);
+  check_statistic(op, "min", min, grouped, statistics_dtype(dtype));
+  check_statistic(op, "max", max, grouped, statistics_dtype(dtype));
+  check_statistic(op, "ignored", ignored, grouped, aoti_torch_dtype_int64());
+  check_device(op, "moments", moments, x);
+  if (torch_dtype_of(moments) != torch_of(DETENT_F64) || !moments.is_contiguous() || moments.numel() != 4 * min.numel())
+    fail(op, "moments has shape ", shape_text(moments), " and dtype ", dtype_name(moments), ", expected ",
+         4 * min.numel(), " contiguous elements of float64, four per group of x.");
+  typename Device::Scope scope(grouped.values());
+  size_t bytes = 0;
+  throw_unless_ok(op, Device::observe_moments_workspace(grouped.shape, &bytes));
+  typename Device::Workspace workspace(grouped.values(), bytes);
+  throw_unless_ok(op, Device::observe_moments(grouped.data(), min.mutable_data_ptr(), max.mutable_data_ptr(),
+                                              static_cast<int64_t *>(ignored.mutable_data_ptr()),
+                                              static_cast<double *>(moments.mutable_data_ptr()), dtype, grouped.shape,
+                                              workspace.data(), workspace.bytes(), scope.queue));
+}
+
 // The arrays of a histogram: counts has a last dimension of bins more than the others. Returns the number of bins.
 inline size_t check_counts(const char *op, const char *name, const Tensor &counts, const Tensor &min) {
   check_device(op, name, counts, min);
@@ -126,6 +150,7 @@ template <typename Device, typename Library>
 void register_observe(Library &m) {
   m.impl("observe_min_max", TORCH_BOX(&observe_min_max<Device>));
   m.impl("observe_min_max_update_", TORCH_BOX(&observe_min_max_update<Device>));
+  m.impl("observe_moments_update_", TORCH_BOX(&observe_moments_update<Device>));
   m.impl("observe_histogram_update_", TORCH_BOX(&observe_histogram_update<Device>));
   m.impl("observe_histogram_merge_", TORCH_BOX(&observe_histogram_merge<Device>));
 }

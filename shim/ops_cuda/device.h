@@ -52,6 +52,7 @@ struct Cuda {
   };
 
   static constexpr auto fake_quantize = &Named<&detent_fake_quantize_cuda>::call;
+  static constexpr auto fake_quantize_sum = &Named<&detent_fake_quantize_sum_cuda>::call;
   static constexpr auto fake_quantize_bwd_workspace = &detent_fake_quantize_bwd_workspace_cuda;
   static constexpr auto fake_quantize_bwd = &Named<&detent_fake_quantize_bwd_cuda>::call;
   static constexpr auto fake_quantize_mask_bwd = &Named<&detent_fake_quantize_mask_bwd_cuda>::call;
@@ -65,18 +66,25 @@ struct Cuda {
   static constexpr auto fake_quantize_dynamic_many = &Named<&detent_fake_quantize_dynamic_many_cuda>::call;
   static constexpr auto fake_quantize_stochastic = &Named<&detent_fake_quantize_stochastic_cuda>::call;
   static constexpr auto float_cast = &Named<&detent_float_cast_cuda>::call;
+  static constexpr auto pack_mask = &Named<&detent_pack_mask_cuda>::call;
+  static constexpr auto unpack_mask = &Named<&detent_unpack_mask_cuda>::call;
+  static constexpr auto block_cast_workspace = &detent_block_cast_workspace_cuda;
+  static constexpr auto block_cast = &Named<&detent_block_cast_cuda>::call;
   static constexpr auto quantize = &Named<&detent_quantize_cuda>::call;
   static constexpr auto quantize_bwd = &Named<&detent_quantize_bwd_cuda>::call;
   static constexpr auto dequantize = &Named<&detent_dequantize_cuda>::call;
   static constexpr auto dequantize_bwd = &Named<&detent_dequantize_bwd_cuda>::call;
   static constexpr auto observe_min_max_workspace = &detent_observe_min_max_workspace_cuda;
   static constexpr auto observe_min_max = &Named<&detent_observe_min_max_cuda>::call;
+  static constexpr auto observe_moments_workspace = &detent_observe_moments_workspace_cuda;
+  static constexpr auto observe_moments = &Named<&detent_observe_moments_cuda>::call;
   static constexpr auto observe_histogram_workspace = &detent_observe_histogram_workspace_cuda;
   static constexpr auto observe_histogram = &Named<&detent_observe_histogram_cuda>::call;
   static constexpr auto observe_histogram_merge = &Named<&detent_observe_histogram_merge_cuda>::call;
   static constexpr auto encode_histogram = &Named<&detent_encode_histogram_cuda>::call;
   static constexpr auto encode_min_max = &Named<&detent_encode_min_max_cuda>::call;
   static constexpr auto encode_affine = &Named<&detent_encode_affine_cuda>::call;
+  static constexpr auto encode_trained = &Named<&detent_encode_trained_cuda>::call;
 };
 
 }  // namespace detent_shim

@@ -98,6 +98,21 @@ inline Held held_to(const Problem &p, const detent_activation &activation)
     return held;
 }
 
+// Another tensor like x: x from its end.
+inline Array residual_of(const Problem &p)
+{
+    Array residual(p.dtype, p.size());
+    for (size_t i = 0; i < p.size(); ++i) residual.set(i, p.x[p.size() - 1 - i]);
+    return residual;
+}
+
+inline Array sum_of(const Problem &p, const Array &residual)
+{
+    Array sum(p.dtype, p.size());
+    for (size_t i = 0; i < p.size(); ++i) sum.set(i, p.x[i] + residual[i]);
+    return sum;
+}
+
 inline void expect_sums(const Array &got, const std::vector<Sum> &want, detent_dtype real, const std::string &what)
 {
     int shown = 0;

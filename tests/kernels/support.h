@@ -320,7 +320,7 @@ inline oracle::Grid oracle_grid(const detent_encoding &encoding)
 
 inline detent_encoding encoding_on(detent_grid grid, bool symmetric)
 {
-    return {nullptr, nullptr, nullptr, nullptr, grid, detent_grid_centre(grid), symmetric};
+    return {nullptr, nullptr, nullptr, nullptr, grid, detent_grid_centre(grid), symmetric, 0};
 }
 
 inline detent_encoding affine_encoding(detent_grid grid, const Array &scale, const Array *zero_point)

@@ -87,6 +87,37 @@ TEST_F(Cuda, gradient_scale_multiplies_both_sums_and_grad_x_may_be_absent)
     }
 }
 
+TEST_F(Cuda, a_residual_in_the_same_pass_equals_the_cpu)
+{
+    const auto check = [&](const Problem &p, size_t shift) {
+        const Array residual = residual_of(p);
+        for (const detent_activation &activation : activations) {
+            Array sum(p.dtype, p.size()), y(p.dtype, p.size()), mask(DETENT_U8, mask_bytes(p));
+            ASSERT_EQ(detent_fake_quantize_sum_cpu(p.x.data(), residual.data(), sum.data(), y.data(), mask.u8(),
+                                                   p.dtype, p.shape, &p.encoding, &activation, nullptr),
+                      DETENT_OK);
+            const DeviceProblem d(p, shift);
+            const OnDevice residual_there(residual, shift), sum_there(p.dtype, p.size(), shift),
+                y_there(p.dtype, p.size(), shift), mask_there(DETENT_U8, mask_bytes(p)),
+                plain(p.dtype, p.size(), shift);
+            ASSERT_EQ(detent_fake_quantize_sum_cuda(d.x.data(), residual_there.data(), sum_there.data(), y_there.data(),
+                                                    mask_there.u8(), p.dtype, p.shape, &d.encoding, &activation,
+                                                    stream),
+                      DETENT_OK);
+            ASSERT_EQ(detent_fake_quantize_sum_cuda(d.x.data(), residual_there.data(), nullptr, plain.data(), nullptr,
+                                                    p.dtype, p.shape, &d.encoding, &activation, stream),
+                      DETENT_OK);
+            wait();
+            expect_same_values(sum_there.back("sum"), sum, describe(p, activation) + ", sum");
+            expect_same_values(y_there.back("y"), y, describe(p, activation) + ", y");
+            expect_same_values(plain.back("y"), y, describe(p, activation) + ", y alone");
+            expect_same_bits(mask_there.back("mask"), mask, describe(p, activation) + ", mask");
+        }
+    };
+    for_each_problem(Specials::all, true, [&](const Problem &p) { check(p, p.seed % 2 ? bytes_of(p.dtype) : 0); });
+    for (const Problem &p : large_problems(Specials::all)) check(p, 0);
+}
+
 TEST_F(Cuda, an_activation_in_the_same_pass_has_the_bits_of_two_passes)
 {
     const auto check = [&](const Problem &p) {

@@ -55,9 +55,33 @@ SAMPLES = {
         "fake_quantize",
         lambda: (channels_last(), positive(2, 1, 2, 1), None, -8, 7, None, [1, -1, 2, -1]),
     ),
+    "fake_quantize of a sum": (
+        "fake_quantize",
+        lambda: (tensors(4, 6), positive(), tensors(), 0, 7, None, None, 1.0, 0.0, None, tensors(4, 6)),
+    ),
+    "fake_quantize of a sum, fixed": (
+        "fake_quantize",
+        lambda: (channels_last(), positive(3, grad=False), None, -8, 7, 1, None, 1.0, None, None, channels_last()),
+    ),
+    "fake_quantize_sum": (
+        "fake_quantize_sum",
+        lambda: (tensors(4, 6, grad=False), tensors(4, 6, grad=False), positive(grad=False), None, 0, 7),
+    ),
+    "fake_quantize_range_sum": (
+        "fake_quantize_range_sum",
+        lambda: (channels_last(False), channels_last(False), -positive(grad=False), positive(grad=False), 0, 7, False),
+    ),
+    "fake_quantize_range of a sum": (
+        "fake_quantize_range",
+        lambda: (tensors(5, 3), -positive(), positive(), 0, 7, False, None, None, None, 0.0, 6.0, tensors(5, 3)),
+    ),
     "fake_quantize after a relu6": (
         "fake_quantize",
         lambda: (tensors(4, 6), positive(6), tensors(6), 0, 7, 1, None, 1.0, 0.0, 6.0),
+    ),
+    "fake_quantize, trained": (
+        "fake_quantize",
+        lambda: (tensors(4, 6), tensors(6), tensors(6), 0, 7, 1, None, 0.5, None, None, True),
     ),
     "fake_quantize_mask after a relu": (
         "fake_quantize_mask",
@@ -211,6 +235,12 @@ SAMPLES = {
         "float_cast_mask",
         lambda: (tensors(4, 6, grad=False), positive(6, grad=False), 3, -6, 448.0, 1),
     ),
+    "block_cast": ("block_cast", lambda: (tensors(4, 70), 1, 0, 6.0)),
+    "block_cast, another axis": ("block_cast", lambda: (channels_last(), 3, -6, 448.0, 2, 3)),
+    "block_cast, two levels": ("block_cast", lambda: (tensors(4, 70), 1, 0, 6.0, -1, 16, positive(grad=False))),
+    "block_cast_mask": ("block_cast_mask", lambda: (tensors(4, 70, grad=False), 1, 0, 6.0, 0, 2)),
+    "pack_mask": ("pack_mask", lambda: (tensors(4, 5, grad=False) > 0,)),
+    "unpack_mask": ("unpack_mask", lambda: (mask_of(torch.empty(20)), [4, 5])),
     "quantize": ("quantize", lambda: (tensors(4, 6), positive(6), tensors(6), -8, 7, None, 1)),
     "quantize, integers": ("quantize", lambda: (channels_last(), positive(grad=False), None, -8, 7, torch.int8)),
     "quantize_backward": (
@@ -248,6 +278,10 @@ SAMPLES = {
     ),
     "observe_min_max": ("observe_min_max", lambda: (tensors(4, 6, grad=False), 1)),
     "observe_min_max_update_": ("observe_min_max_update_", lambda: (tensors(4, 6, grad=False), *statistics(6), 0.1, 1)),
+    "observe_moments_update_": (
+        "observe_moments_update_",
+        lambda: (tensors(4, 6, grad=False), *statistics(6), torch.zeros(4, 6, dtype=torch.float64), 1),
+    ),
     "observe_histogram_update_": (
         "observe_histogram_update_",
         lambda: (tensors(4, 6, grad=False), *histogram(6), 1),
@@ -259,6 +293,7 @@ SAMPLES = {
     "encode_entropy": ("encode_entropy", lambda: (*filled_histogram(), 0, 2**32 - 1, False)),
     "encode_min_max": ("encode_min_max", lambda: (tensors(5, grad=False), positive(5, grad=False), -8, 7, True)),
     "encode_affine": ("encode_affine", lambda: (tensors(5, grad=False), positive(5, grad=False), 0, 2**32 - 1, False)),
+    "encode_trained": ("encode_trained", lambda: (tensors(5, grad=False), tensors(5, grad=False), 0, 2**32 - 1)),
 }
 
 

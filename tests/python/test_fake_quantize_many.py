@@ -79,9 +79,11 @@ def test_every_range_is_that_of_one_call_each(dtype, layout, device):
             scale = [hi.detach().div(100).requires_grad_(learned) for hi in high]
             for point in ([], [torch.full_like(s, 2.0).requires_grad_(learned) for s in scale]):
                 factors = [0.5 + index for index in range(len(xs))]
-                many = ops.fake_quantize_many(xs, scale, point, qmin, qmax, axis, blocks, factors)
+                many = ops.fake_quantize_many(xs, scale, point, qmin, qmax, axis, blocks, factors, learned)
                 single = [
-                    ops.fake_quantize(x, s, point[i] if point else None, qmin, qmax, its, block, factors[i])
+                    ops.fake_quantize(
+                        x, s, point[i] if point else None, qmin, qmax, its, block, factors[i], None, None, learned
+                    )
                     for i, (x, s, (its, block, _)) in enumerate(zip(xs, scale, each))
                 ]
                 expect_same(many, single, [*xs, *scale, *point])

@@ -56,6 +56,49 @@ def test_nothing_counted_is_marked_by_infinities():
     assert ops.observe_min_max(torch.empty(0, 3), 0)[0].shape == (0,)
 
 
+def moments_of(x, axis, block_size):
+    values = oracle.by_group(x.double(), axis, block_size)
+    counted = torch.where(values.abs() < torch.finfo(x.dtype).max / 2, values, 0)
+    number = values.shape[-1] - oracle.observe(x, axis, block_size)[2]
+    return torch.stack([number.double(), counted.abs().sum(-1), counted.sum(-1), counted.square().sum(-1)])
+
+
+@pytest.mark.parametrize("dtype", cases.FLOATS)
+@pytest.mark.parametrize("name", cases.GRANULARITIES)
+def test_moments_and_extremes_in_one_pass(name, dtype):
+    shape, axis, block_size = cases.GRANULARITIES[name]
+    batches = [cases.data(shape, dtype), cases.LAYOUTS["every other"](cases.data(shape, dtype, scale=0.25))]
+    groups = oracle.group_shape(batches[0], axis, block_size)
+    state = fresh(groups, torch.float64 if dtype == torch.float64 else torch.float32)
+    extremes, moments = [t.clone() for t in state], torch.zeros(4, *groups, dtype=torch.float64)
+    for x in batches:
+        assert ops.observe_moments_update_(x, *state, moments, axis, block_size) is None
+        ops.observe_min_max_update_(x, *extremes, None, axis, block_size)
+    for got, expected in zip(state, extremes):
+        same_bits(got, expected)
+    expected = sum(moments_of(x, axis, block_size) for x in batches)
+    size = expected[[0, 1, 1, 3]]  # of the terms
+    within(moments, expected, 1e-13 * size)
+
+
+def test_moments_are_summed_in_one_order_whatever_the_threads():
+    for shape, axis in [((300_001,), None), ((40, 7, 911), 1), ((9001, 3), 1), ((2, 5000), 1)]:
+        x, results = cases.data(shape), []
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            moments = torch.zeros(4, *oracle.group_shape(x, axis), dtype=torch.float64)
+            ops.observe_moments_update_(x, *fresh(moments.shape[1:]), moments, axis)
+            results.append(moments)
+        same_bits(results[1], results[0])
+        same_bits(results[2], results[0])
+
+
+def test_moments_of_another_size_say_so():
+    for moments in (torch.zeros(4, 3), torch.zeros(3, 3, dtype=torch.float64)):
+        with pytest.raises(ValueError, match=r"moments has shape .* expected 12 contiguous elements of float64, four"):
+            ops.observe_moments_update_(torch.ones(2, 3), *fresh((3,)), moments, 1)
+
+
 @pytest.mark.parametrize("name", ["tensor", "middle axis", "interleaved"])
 @pytest.mark.parametrize("dtype", cases.FLOATS)
 def test_running_extremes_equal_those_of_all_batches_in_any_order(name, dtype):

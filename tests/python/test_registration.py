@@ -16,7 +16,8 @@ LIBRARIES = Path(_library.__file__).parent / "lib"
 SCHEMAS = {
     "fake_quantize": (
         "(Tensor x, Tensor scale, Tensor? zero_point, int qmin, int qmax, int? axis=None, int[]? "
-        "block_size=None, float grad_scale=1., float? activation_min=None, float? activation_max=None) -> Tensor"
+        "block_size=None, float grad_scale=1., float? activation_min=None, float? activation_max=None, bool "
+        "trained=False, Tensor? residual=None) -> Tensor"
     ),
     "fake_quantize_stochastic": (
         "(Tensor x, Tensor scale, Tensor? zero_point, Tensor random, int qmin, int qmax, int? axis=None, int[]? "
@@ -24,21 +25,33 @@ SCHEMAS = {
     ),
     "fake_quantize_mask": (
         "(Tensor x, Tensor scale, Tensor? zero_point, int qmin, int qmax, int? axis=None, int[]? "
-        "block_size=None, float? activation_min=None, float? activation_max=None) -> (Tensor y, Tensor mask)"
+        "block_size=None, float? activation_min=None, float? activation_max=None, bool trained=False, Tensor? "
+        "residual=None) -> (Tensor y, Tensor mask)"
+    ),
+    "fake_quantize_sum": (
+        "(Tensor x, Tensor residual, Tensor scale, Tensor? zero_point, int qmin, int qmax, int? axis=None, int[]? "
+        "block_size=None, float? activation_min=None, float? activation_max=None, bool trained=False) -> (Tensor y, "
+        "Tensor sum)"
     ),
     "fake_quantize_backward": (
         "(Tensor grad_y, Tensor x, Tensor scale, Tensor? zero_point, int qmin, int qmax, int? axis=None, "
-        "int[]? block_size=None, float grad_scale=1., float? activation_min=None, float? activation_max=None) "
-        "-> (Tensor grad_x, Tensor grad_scale, Tensor grad_zero_point)"
+        "int[]? block_size=None, float grad_scale=1., float? activation_min=None, float? activation_max=None, "
+        "bool trained=False) -> (Tensor grad_x, Tensor grad_scale, Tensor grad_zero_point)"
     ),
     "fake_quantize_range": (
         "(Tensor x, Tensor min, Tensor max, int qmin, int qmax, bool symmetric, int? zero_point=None, int? "
-        "axis=None, int[]? block_size=None, float? activation_min=None, float? activation_max=None) -> Tensor"
+        "axis=None, int[]? block_size=None, float? activation_min=None, float? activation_max=None, Tensor? "
+        "residual=None) -> Tensor"
     ),
     "fake_quantize_range_mask": (
         "(Tensor x, Tensor min, Tensor max, int qmin, int qmax, bool symmetric, int? zero_point=None, int? "
-        "axis=None, int[]? block_size=None, float? activation_min=None, float? activation_max=None) -> (Tensor y, "
-        "Tensor mask)"
+        "axis=None, int[]? block_size=None, float? activation_min=None, float? activation_max=None, Tensor? "
+        "residual=None) -> (Tensor y, Tensor mask)"
+    ),
+    "fake_quantize_range_sum": (
+        "(Tensor x, Tensor residual, Tensor min, Tensor max, int qmin, int qmax, bool symmetric, int? "
+        "zero_point=None, int? axis=None, int[]? block_size=None, float? activation_min=None, float? "
+        "activation_max=None) -> (Tensor y, Tensor sum)"
     ),
     "fake_quantize_range_backward": (
         "(Tensor grad_y, Tensor x, Tensor min, Tensor max, int qmin, int qmax, bool symmetric, int? "
@@ -56,16 +69,16 @@ SCHEMAS = {
     "fake_quantize_mask_backward": "(Tensor grad_y, Tensor mask, int[]? order=None, int[]? block_size=None) -> Tensor",
     "fake_quantize_many": (
         "(Tensor[] x, Tensor[] scale, Tensor[] zero_point, int qmin, int qmax, int[]? axis=None, int[]? "
-        "block_size=None, float[]? grad_scale=None) -> Tensor[]"
+        "block_size=None, float[]? grad_scale=None, bool trained=False) -> Tensor[]"
     ),
     "fake_quantize_many_mask": (
         "(Tensor[] x, Tensor[] scale, Tensor[] zero_point, int qmin, int qmax, int[]? axis=None, int[]? "
-        "block_size=None) -> (Tensor[] y, Tensor[] mask)"
+        "block_size=None, bool trained=False) -> (Tensor[] y, Tensor[] mask)"
     ),
     "fake_quantize_many_backward": (
         "(Tensor[] grad_y, Tensor[] x, Tensor[] scale, Tensor[] zero_point, int qmin, int qmax, int[]? "
-        "axis=None, int[]? block_size=None, float[]? grad_scale=None) -> (Tensor[] grad_x, Tensor[] grad_scale, "
-        "Tensor[] grad_zero_point)"
+        "axis=None, int[]? block_size=None, float[]? grad_scale=None, bool trained=False) -> (Tensor[] grad_x, "
+        "Tensor[] grad_scale, Tensor[] grad_zero_point)"
     ),
     "fake_quantize_range_many": (
         "(Tensor[] x, Tensor[] min, Tensor[] max, int qmin, int qmax, bool symmetric, int? zero_point=None, "
@@ -99,6 +112,16 @@ SCHEMAS = {
         "(Tensor x, Tensor scale, int mantissa_bits, int min_exponent, float max, int? axis=None, int[]? "
         "block_size=None) -> (Tensor y, Tensor mask)"
     ),
+    "block_cast": (
+        "(Tensor x, int mantissa_bits, int min_exponent, float max, int axis=-1, int block_size=32, Tensor? "
+        "tensor_scale=None) -> Tensor"
+    ),
+    "block_cast_mask": (
+        "(Tensor x, int mantissa_bits, int min_exponent, float max, int axis=-1, int block_size=32, Tensor? "
+        "tensor_scale=None) -> (Tensor y, Tensor mask)"
+    ),
+    "pack_mask": "(Tensor inside) -> Tensor",
+    "unpack_mask": "(Tensor mask, int[] size) -> Tensor",
     "quantize": (
         "(Tensor x, Tensor scale, Tensor? zero_point, int qmin, int qmax, ScalarType? dtype=None, int? "
         "axis=None, int[]? block_size=None, bool packed=False) -> Tensor"
@@ -119,6 +142,10 @@ SCHEMAS = {
     "observe_min_max_update_": (
         "(Tensor x, Tensor(a!) min, Tensor(b!) max, Tensor(c!) ignored, float? momentum=None, int? axis=None, "
         "int[]? block_size=None) -> ()"
+    ),
+    "observe_moments_update_": (
+        "(Tensor x, Tensor(a!) min, Tensor(b!) max, Tensor(c!) ignored, Tensor(d!) moments, int? axis=None, int[]? "
+        "block_size=None) -> ()"
     ),
     "observe_histogram_update_": (
         "(Tensor x, Tensor(a!) min, Tensor(b!) max, Tensor(c!) ignored, Tensor(d!) counts, int? axis=None, int[]? "
@@ -151,6 +178,7 @@ SCHEMAS = {
         "(Tensor min, Tensor max, int qmin, int qmax, bool symmetric, int? zero_point=None) -> (Tensor scale, "
         "Tensor zero_point)"
     ),
+    "encode_trained": "(Tensor scale, Tensor zero_point, int qmin, int qmax) -> (Tensor scale, Tensor zero_point)",
     "cpu_dispatch": "() -> str",
 }
 OPERATORS = [name for name in SCHEMAS if name != "cpu_dispatch"]  # those that take tensors

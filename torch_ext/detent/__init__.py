@@ -20,6 +20,7 @@ if _library.status["detent_autograd"]:
 
 from . import analysis, compat, config, distributed, functional, observers, ptq, qat, quantizers  # noqa: E402
 from ._library import build_info  # noqa: E402
+from .block_format import BlockFormat  # noqa: E402
 from .calibration import compute_encodings  # noqa: E402
 from .config import Config  # noqa: E402
 from .defs import QuantizationDataType, QuantScheme  # noqa: E402
@@ -34,6 +35,7 @@ from .quantsim import (  # noqa: E402
 
 __version__ = "0.1.0"
 __all__ = [
+    "BlockFormat",
     "Config",
     "FloatFormat",
     "QuantScheme",

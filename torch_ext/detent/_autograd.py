@@ -25,15 +25,22 @@ def _present(grad: Tensor, of: Tensor | None) -> Tensor | None:
     return None if of is None else grad
 
 
+def _sum(x: Tensor, residual: Tensor | None) -> Tensor:
+    """What backward takes for x: one tensor in place of two."""
+    return x if residual is None else x + residual
+
+
 def _affine_setup(ctx, inputs, output) -> None:
-    x, scale, zero_point, *plain = inputs
-    _keep(ctx, (x, scale, zero_point), *plain)
+    x, scale, zero_point, *plain, residual = inputs
+    _keep(ctx, (_sum(x, residual), scale, zero_point), *plain)
+    ctx.residual = residual is not None
 
 
 def _affine_backward(ctx, grad_y):
     x, scale, zero_point = ctx.saved_tensors
     grad_x, grad_scale, grad_zero_point = _ops.fake_quantize_backward(grad_y, x, scale, zero_point, *ctx.plain)
-    return grad_x, grad_scale, _present(grad_zero_point, zero_point), *[None] * len(ctx.plain)
+    grad_zero_point = _present(grad_zero_point, zero_point)
+    return grad_x, grad_scale, grad_zero_point, *[None] * len(ctx.plain), grad_x if ctx.residual else None
 
 
 def _stochastic_setup(ctx, inputs, output) -> None:
@@ -42,27 +49,33 @@ def _stochastic_setup(ctx, inputs, output) -> None:
 
 
 def _stochastic_backward(ctx, grad_y):
-    grad_x, grad_scale, grad_zero_point, *rest = _affine_backward(ctx, grad_y)
-    return grad_x, grad_scale, grad_zero_point, None, *rest
+    x, scale, zero_point = ctx.saved_tensors
+    grad_x, grad_scale, grad_zero_point = _ops.fake_quantize_backward(grad_y, x, scale, zero_point, *ctx.plain)
+    return grad_x, grad_scale, _present(grad_zero_point, zero_point), *[None] * (1 + len(ctx.plain))
 
 
 def _range_setup(ctx, inputs, output) -> None:
-    x, min, max, *plain = inputs
-    _keep(ctx, (x, min, max), *plain)
+    x, min, max, *plain, residual = inputs
+    _keep(ctx, (_sum(x, residual), min, max), *plain)
+    ctx.residual = residual is not None
 
 
 def _range_backward(ctx, grad_y):
-    return *_ops.fake_quantize_range_backward(grad_y, *ctx.saved_tensors, *ctx.plain), *[None] * len(ctx.plain)
+    grad_x, *grads = _ops.fake_quantize_range_backward(grad_y, *ctx.saved_tensors, *ctx.plain)
+    return grad_x, *grads, *[None] * len(ctx.plain), grad_x if ctx.residual else None
 
 
 def _dynamic_setup(ctx, inputs, output) -> None:
     x, _, qmin, qmax, symmetric, axis, block_size, zero_point = inputs
     _, min, max = output
     ctx.mark_non_differentiable(min, max)
+    ctx.set_materialize_grads(False)
     _keep(ctx, (x, min, max), qmin, qmax, symmetric, zero_point, axis, block_size)
 
 
 def _dynamic_backward(ctx, grad_y, *_):
+    if grad_y is None:
+        return (None,) * 8
     return _ops.fake_quantize_range_backward(grad_y, *ctx.saved_tensors, *ctx.plain)[0], *[None] * 7
 
 
@@ -110,12 +123,25 @@ def _float_cast_setup(ctx, inputs, output) -> None:
     _keep(ctx, (x, scale), *plain)
 
 
+def _by_mask(grad_y: Tensor, mask: Tensor, x: Tensor, block_size: list[int] | None) -> Tensor:
+    return _ops.fake_quantize_mask_backward(grad_y, mask, memory_order(torch.empty_like(x)), block_size)
+
+
 def _float_cast_backward(ctx, grad_y):
     x, scale = ctx.saved_tensors
     _, mask = _ops.float_cast_mask(x, scale, *ctx.plain)
-    *_, block_size = ctx.plain
-    order = memory_order(torch.empty_like(x))
-    return _ops.fake_quantize_mask_backward(grad_y, mask, order, block_size), *[None] * (1 + len(ctx.plain))
+    return _by_mask(grad_y, mask, x, ctx.plain[-1]), *[None] * (1 + len(ctx.plain))
+
+
+def _block_cast_setup(ctx, inputs, output) -> None:
+    x, *plain, tensor_scale = inputs
+    _keep(ctx, (x, tensor_scale), *plain)
+
+
+def _block_cast_backward(ctx, grad_y):
+    x, tensor_scale = ctx.saved_tensors
+    _, mask = _ops.block_cast_mask(x, *ctx.plain, tensor_scale)
+    return _by_mask(grad_y, mask, x, None), *[None] * (1 + len(ctx.plain))
 
 
 def _quantize_setup(ctx, inputs, output) -> None:
@@ -165,16 +191,18 @@ def register() -> None:
         ("fake_quantize_range_many", _many_backward(_ops.fake_quantize_range_many_backward), _many_setup),
         ("fake_quantize_dynamic_many", _dynamic_many_backward, _dynamic_many_setup),
         ("float_cast", _float_cast_backward, _float_cast_setup),
+        ("block_cast", _block_cast_backward, _block_cast_setup),
         ("quantize", _quantize_backward, _quantize_setup),
         ("dequantize", _dequantize_backward, _dequantize_setup),
     ]:
         torch.library.register_autograd(f"detent::{name}", backward, setup_context=setup)
     for name in [
         "fake_quantize_backward", "fake_quantize_range_backward", "fake_quantize_mask_backward", "fake_quantize_mask",
-        "fake_quantize_range_mask", "fake_quantize_dynamic_mask", "fake_quantize_many_mask",
-        "fake_quantize_many_backward", "fake_quantize_range_many_mask", "fake_quantize_range_many_backward",
-        "fake_quantize_dynamic_many_mask", "fake_quantize_mask_many_backward", "float_cast_mask", "quantize_backward",
-        "dequantize_backward", "encode_min_max", "encode_affine", "observe_min_max", "encode_percentile", "encode_sqnr",
+        "fake_quantize_range_mask", "fake_quantize_sum", "fake_quantize_range_sum", "fake_quantize_dynamic_mask",
+        "fake_quantize_many_mask", "fake_quantize_many_backward", "fake_quantize_range_many_mask",
+        "fake_quantize_range_many_backward", "fake_quantize_dynamic_many_mask", "fake_quantize_mask_many_backward",
+        "float_cast_mask", "block_cast_mask", "pack_mask", "unpack_mask", "quantize_backward", "dequantize_backward",
+        "encode_min_max", "encode_affine", "encode_trained", "observe_min_max", "encode_percentile", "encode_sqnr",
         "encode_mse", "encode_entropy",
     ]:  # fmt: skip
         torch.library.register_autograd(f"detent::{name}", _raise_second_order(name))

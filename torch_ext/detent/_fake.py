@@ -33,7 +33,7 @@ def _encoding_grads(first: Tensor, second: Tensor | None, x: Tensor, qmin: int, 
     )
 
 
-def _fake_quantize(x, scale, zero_point, qmin, qmax, axis=None, block_size=None, grad_scale=1.0, *activation):
+def _fake_quantize(x, scale, zero_point, qmin, qmax, axis=None, block_size=None, grad_scale=1.0, *rest):
     return torch.empty_like(x)
 
 
@@ -41,24 +41,28 @@ def _fake_quantize_stochastic(x, scale, zero_point, random, qmin, qmax, axis=Non
     return torch.empty_like(x)
 
 
-def _fake_quantize_mask(x, scale, zero_point, qmin, qmax, axis=None, block_size=None, *activation):
+def _fake_quantize_mask(x, scale, zero_point, qmin, qmax, axis=None, block_size=None, *rest):
     return torch.empty_like(x), _mask(x)
 
 
+def _fake_quantize_sum(x, residual, *encoding):
+    return torch.empty_like(x), torch.empty_like(x)
+
+
 def _fake_quantize_backward(
-    grad_y, x, scale, zero_point, qmin, qmax, axis=None, block_size=None, grad_scale=1.0, *activation
+    grad_y, x, scale, zero_point, qmin, qmax, axis=None, block_size=None, grad_scale=1.0, *rest
 ):
     return torch.empty_like(x), *_encoding_grads(scale, zero_point, x, qmin, qmax)
 
 
 def _fake_quantize_range(
-    x, min, max, qmin, qmax, symmetric, zero_point=None, axis=None, block_size=None, *activation
+    x, min, max, qmin, qmax, symmetric, zero_point=None, axis=None, block_size=None, *before
 ):
     return torch.empty_like(x)
 
 
 def _fake_quantize_range_mask(
-    x, min, max, qmin, qmax, symmetric, zero_point=None, axis=None, block_size=None, *activation
+    x, min, max, qmin, qmax, symmetric, zero_point=None, axis=None, block_size=None, *before
 ):
     return torch.empty_like(x), _mask(x)
 
@@ -141,6 +145,18 @@ def _float_cast_mask(x, scale, mantissa_bits, min_exponent, max, axis=None, bloc
     return torch.empty_like(x), _mask(x)
 
 
+def _block_cast(x, mantissa_bits, min_exponent, max, axis=-1, block_size=32, tensor_scale=None):
+    return torch.empty_like(x)
+
+
+def _block_cast_mask(x, mantissa_bits, min_exponent, max, axis=-1, block_size=32, tensor_scale=None):
+    return torch.empty_like(x), _mask(x)
+
+
+def _unpack_mask(mask, size):
+    return mask.new_empty(size, dtype=torch.bool)
+
+
 def _quantize(x, scale, zero_point, qmin, qmax, dtype=None, axis=None, block_size=None, packed=False):
     if packed:
         return x.new_empty([*x.shape[:-1], x.shape[-1] // 2], dtype=dtype)
@@ -179,10 +195,14 @@ def _observe_min_max_update_(x, min, max, ignored, momentum=None, axis=None, blo
     return None
 
 
-def _encode(first, second, qmin, qmax, symmetric, zero_point=None):
+def _encode(first, second, qmin, qmax, *rules):
     dtype = _math_dtype(first.dtype, qmin, qmax)
     out = torch.empty_like(first, dtype=dtype, memory_format=torch.contiguous_format)
     return out, torch.empty_like(out)
+
+
+def _observe_moments_update_(x, min, max, ignored, moments, axis=None, block_size=None):
+    return None
 
 
 def _observe_histogram_update_(x, min, max, ignored, counts, axis=None, block_size=None):
@@ -222,9 +242,11 @@ def register() -> None:
         "fake_quantize": _fake_quantize,
         "fake_quantize_stochastic": _fake_quantize_stochastic,
         "fake_quantize_mask": _fake_quantize_mask,
+        "fake_quantize_sum": _fake_quantize_sum,
         "fake_quantize_backward": _fake_quantize_backward,
         "fake_quantize_range": _fake_quantize_range,
         "fake_quantize_range_mask": _fake_quantize_range_mask,
+        "fake_quantize_range_sum": _fake_quantize_sum,
         "fake_quantize_range_backward": _fake_quantize_range_backward,
         "fake_quantize_dynamic": _fake_quantize_dynamic,
         "fake_quantize_dynamic_mask": _fake_quantize_dynamic_mask,
@@ -240,6 +262,10 @@ def register() -> None:
         "fake_quantize_mask_many_backward": _fake_quantize_mask_many_backward,
         "float_cast": _float_cast,
         "float_cast_mask": _float_cast_mask,
+        "block_cast": _block_cast,
+        "block_cast_mask": _block_cast_mask,
+        "pack_mask": _mask,
+        "unpack_mask": _unpack_mask,
         "quantize": _quantize,
         "quantize_backward": _quantize_backward,
         "dequantize": _dequantize,
@@ -248,6 +274,8 @@ def register() -> None:
         "observe_min_max_update_": _observe_min_max_update_,
         "encode_min_max": _encode,
         "encode_affine": _encode,
+        "encode_trained": _encode,
+        "observe_moments_update_": _observe_moments_update_,
         "observe_histogram_update_": _observe_histogram_update_,
         "observe_histogram_merge_": _observe_histogram_merge_,
         "encode_percentile": _encode_percentile,

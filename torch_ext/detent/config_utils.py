@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from .capture.policy import output_channels
 from .capture.spec import Spec, blocks
+from .block_format import BlockFormat
 from .float_format import FloatFormat
 from .nn.base import holder
-from .quantizers import FloatQuantizeDequantize, GroupedBlockQuantizeDequantize, Quantizer
+from .quantizers import BlockQuantizeDequantize, FloatQuantizeDequantize, GroupedBlockQuantizeDequantize, Quantizer
 from .quantizers.kinds import become
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "set_activation_quantizers_to_float",
+    "set_block_format",
     "set_blockwise_quantization_for_weights",
     "set_grouped_blockwise_quantization_for_weights",
 ]
@@ -58,6 +61,51 @@ def set_activation_quantizers_to_float(
                     for old in holder(module, slot).values() if old is not None
                 }  # fmt: skip
     _replace("set_activation_quantizers_to_float", "whose inputs or outputs are quantized", arg, made)
+
+
+def set_block_format(
+    sim: QuantizationSimModel,
+    arg: _Layers,
+    format: BlockFormat | str,
+    *,
+    activations: bool = True,
+    weights: bool = True,
+    axis: int | None = None,
+) -> None:
+    """Round layers to a block format (MX, NVFP4), where they have quantizers: :class:`BlockQuantizeDequantize`.
+
+    Weights are cut along their input channels. Scales follow the tensors, so there is nothing to calibrate; encodings
+    files and exports have no place for them, and raise.
+
+    Args:
+        sim: The simulation to change.
+        arg: Which layers: types of modules, modules of ``sim.model``, or a predicate.
+        format: A :class:`detent.BlockFormat`, or a name: ``"mxfp8_e4m3"``, ``"mxfp4"``, ``"nvfp4"``, ...
+        activations, weights: Whether inputs and outputs, and weights, are changed.
+        axis: The dimension along which activations are cut; ``None``: the channels of convolutions, else the last.
+    Raises:
+        ValueError: Nothing selected has such a quantizer, or there is no such format. Nothing has changed.
+    Example:
+        >>> sim = detent.QuantizationSimModel(torch.nn.Linear(64, 2), torch.randn(1, 64))
+        >>> set_block_format(sim, [torch.nn.Linear], "mxfp4")
+        >>> sim.model.param_quantizers["weight"]
+        BlockQuantizeDequantize(mxfp4, axis=1)
+    """
+    format = BlockFormat.of(format)
+    made: dict[Quantizer, Quantizer] = {}
+    for module in sim._network.modules():
+        if not _selected(arg, module):
+            continue
+        weight = holder(module, "param").get("weight")
+        if weights and weight is not None and module.weight.dim() > 1:
+            made[weight] = BlockQuantizeDequantize(format, 1 - output_channels(module))
+        channels = -1 - len(module.kernel_size) if isinstance(module, _ConvNd) else -1
+        cut = channels if axis is None else axis
+        for slot in ("input", "output") if activations else ():
+            for old in holder(module, slot).values():
+                if old is not None:
+                    made[old] = BlockQuantizeDequantize(format, cut)
+    _replace("set_block_format", "with such quantizers", arg, made)
 
 
 def set_blockwise_quantization_for_weights(

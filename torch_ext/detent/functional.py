@@ -18,6 +18,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .block_format import BlockFormat
 from .float_format import FloatFormat
 
 __all__ = [
@@ -26,8 +27,11 @@ __all__ = [
     "fake_quantize_dynamic",
     "fake_quantize_stochastic",
     "float_cast",
+    "block_cast",
     "quantize",
     "dequantize",
+    "pack_mask",
+    "unpack_mask",
 ]
 
 _ops = torch.ops.detent
@@ -51,6 +55,8 @@ def fake_quantize(
     block_size: Sequence[int] | None = None,
     activation_min: float | None = None,
     activation_max: float | None = None,
+    trained: bool = False,
+    residual: Tensor | None = None,
 ) -> Tensor:
     """Round ``x`` to the grid ``[qmin, qmax]`` and back, with a straight-through gradient.
 
@@ -68,17 +74,27 @@ def fake_quantize(
         activation_min, activation_max: A ReLU before the quantizer in the same pass, ``activation_min=0``, or a ReLU6, 0
             and 6: ``x`` is held to these first, and has no gradient unless it lies strictly between them. Results are
             those of the two passes bit for bit. ``None``: no such bound.
+        trained: ``scale`` and ``zero_point`` are whatever an optimizer made of them: ``|scale|`` counts, at least the
+            floor of :func:`fake_quantize_range`, and ``zero_point`` held to the grid. Gradients pass straight through
+            both, with slope 1 where ``scale`` is 0; NaN stays NaN.
+        residual: Added to ``x`` before all of this, in the same pass and again with the bits of ``x + residual``, whose
+            gradient both have. Shape and dtype of ``x``.
     Returns:
         Tensor like ``x``, each value ``(q - zero_point) * scale`` for an integer ``q``.
     Raises:
         ValueError: ``qmin >= qmax``; ``scale`` or ``zero_point`` does not fit ``axis`` or ``block_size``; a dtype is not
-            a float one; tensors on different devices; ``activation_min >= activation_max``.
+            a float one; tensors on different devices; ``activation_min >= activation_max``; ``residual`` is not like
+            ``x``.
     Example:
         >>> fake_quantize(torch.tensor([-1.0, 0.25, 0.75, 9.0]), torch.tensor(0.5), qmin=-2, qmax=3)
         tensor([-1.0000,  0.0000,  1.0000,  1.5000])
+        >>> x, shortcut = torch.tensor([-1.0, 0.25]), torch.tensor([0.5, 1.0])
+        >>> fake_quantize(x, torch.tensor(0.5), qmin=-2, qmax=3, activation_min=0.0, residual=shortcut)
+        tensor([0., 1.])
     """
+    point = _zero_point(zero_point, scale)
     return _ops.fake_quantize(
-        x, scale, _zero_point(zero_point, scale), qmin, qmax, axis, block_size, 1.0, activation_min, activation_max
+        x, scale, point, qmin, qmax, axis, block_size, 1.0, activation_min, activation_max, trained, residual
     )
 
 
@@ -108,6 +124,7 @@ def fake_quantize_range(
     block_size: Sequence[int] | None = None,
     activation_min: float | None = None,
     activation_max: float | None = None,
+    residual: Tensor | None = None,
 ) -> Tensor:
     """Fake-quantize ``x`` with the grid that ``min`` and ``max`` span; both learn.
 
@@ -122,7 +139,7 @@ def fake_quantize_range(
         qmin, qmax: Inclusive grid ends.
         symmetric: The zero point is fixed by the grid: ``zero_point``, else ``round((qmin + qmax) / 2)``.
         zero_point: That fixed zero point, on the grid; 0 with ``qmin=0`` is the unsigned symmetric grid.
-        axis, block_size, activation_min, activation_max: As in :func:`fake_quantize`.
+        axis, block_size, activation_min, activation_max, residual: As in :func:`fake_quantize`.
     Returns:
         Tensor like ``x``.
     Raises:
@@ -133,7 +150,7 @@ def fake_quantize_range(
     """
     qmin, qmax = _grid(bitwidth, qmin, qmax, symmetric)
     return _ops.fake_quantize_range(
-        x, min, max, qmin, qmax, symmetric, zero_point, axis, block_size, activation_min, activation_max
+        x, min, max, qmin, qmax, symmetric, zero_point, axis, block_size, activation_min, activation_max, residual
     )
 
 
@@ -240,6 +257,55 @@ def float_cast(
     return _ops.float_cast(x, scale, format.mantissa_bits, format.min_exponent, format.max, axis, block_size)
 
 
+def block_cast(
+    x: Tensor,
+    format: BlockFormat | str,
+    *,
+    axis: int = -1,
+    block_size: int | None = None,
+    tensor_scale: Tensor | None = None,
+) -> Tensor:
+    """Round ``x`` to a block format (MX, NVFP4) and back, with a straight-through gradient.
+
+    Runs of ``block_size`` elements along ``axis`` share a scale, which follows from the largest magnitude among them.
+    For the MX formats it is ``2**(floor(log2(largest)) - emax)`` within 2**-127 .. 2**127, emax the exponent of the
+    elements' largest number (OCP Microscaling v1.0, section 6.3; Rouhani 2023). For NVFP4 it is
+    ``largest / 6 / tensor_scale``, rounded to a float8 e4m3 number from 2**-9 to 448, times ``tensor_scale``. Elements
+    are rounded as by :func:`float_cast`.
+
+    NaN stays NaN and infinities become the end of their block's range; neither counts for the scale. A block of zeros
+    stays one. The gradient is 1 but for NaN, infinities and what lies beyond NVFP4's largest scale; scales follow
+    ``x`` without one.
+
+    Args:
+        x: At least one dimension; float16, bfloat16, float32 or float64.
+        format: A :class:`detent.BlockFormat`, or a name that :meth:`detent.BlockFormat.of` takes.
+        axis: The dimension that is cut into blocks, may be negative; the last block may be shorter than the others.
+        block_size: Elements per scale; ``None``: the format's.
+        tensor_scale: One number > 0, float32 or float64, of formats of two levels; ``None``: what lets the largest
+            finite magnitude of ``x`` fall on the largest number.
+    Returns:
+        Tensor like ``x``.
+    Raises:
+        ValueError: A type, name or size that is none; ``tensor_scale`` of a format of one level; ``axis`` that ``x`` has
+            not.
+    Example:
+        >>> x = torch.tensor([0.1, -1.0, 0.4, 3.9])
+        >>> block_cast(x, "mxfp4"), block_cast(x, "mxfp4", block_size=2)
+        (tensor([ 0.0000, -1.0000,  0.5000,  3.0000]), tensor([ 0.1250, -1.0000,  0.5000,  3.0000]))
+    """
+    format = BlockFormat.of(format)
+    block_size = format.block_size if block_size is None else block_size
+    if tensor_scale is not None and not format.two_level:
+        raise ValueError(
+            f"block_cast: tensor_scale was given for {format}, expected None: its scales are powers of two."
+        )
+    if tensor_scale is None and format.two_level:
+        low, high, _ = _ops.observe_min_max(x.detach())
+        tensor_scale = (torch.maximum(high, -low) / (format.max * 448)).clamp_min(torch.finfo(torch.float32).tiny)
+    return _ops.block_cast(x, format.mantissa_bits, format.min_exponent, format.max, axis, block_size, tensor_scale)
+
+
 def quantize(
     x: Tensor,
     scale: Tensor,
@@ -253,6 +319,10 @@ def quantize(
     packed: bool = False,
 ) -> Tensor:
     """The integer codes ``q = clamp(rint(x / scale) + zero_point, qmin, qmax)``.
+
+    Codes held as floats carry a gradient, straight through: on the grid ``1 / scale`` for ``x``, ``-x / scale**2`` for
+    ``scale`` and 1 for ``zero_point``, beyond it 0. Integers carry none in torch: train through :func:`fake_quantize`,
+    or through float codes and :func:`dequantize`.
 
     Args:
         x, scale, zero_point, qmin, qmax, axis, block_size: As in :func:`fake_quantize`.
@@ -288,6 +358,9 @@ def dequantize(
 ) -> Tensor:
     """The values ``(q - zero_point) * scale`` that codes stand for.
 
+    Gradients: ``scale`` for ``q`` where it is held as floats; ``q - zero_point`` for ``scale`` and ``-scale`` for
+    ``zero_point``, summed per group, whatever holds the codes.
+
     Args:
         q: Codes: int8, uint8, int16, int32, or a float type.
         scale, zero_point, axis, block_size: As in :func:`fake_quantize` for the values.
@@ -305,3 +378,43 @@ def dequantize(
         tensor([1.0000, 2.0000, 7.5000, 0.5000])
     """
     return _ops.dequantize(q, scale, _zero_point(zero_point, scale), dtype, axis, block_size, packed)
+
+
+def pack_mask(inside: Tensor) -> Tensor:
+    """One bit per element: bit ``i % 8`` of byte ``i // 8`` is element ``i`` of ``inside.flatten()``.
+
+    The masks that the operators keep for backward are such, over the elements in the order of ``x`` in memory.
+
+    Args:
+        inside: bool, any shape.
+    Returns:
+        uint8, ``((inside.numel() + 7) // 8,)``; bits beyond the last element are 0.
+    Raises:
+        ValueError: Another dtype.
+    Example:
+        >>> pack_mask(torch.tensor([True, False, True, True])).tolist()
+        [13]
+    """
+    return _ops.pack_mask(inside)
+
+
+def unpack_mask(mask: Tensor, size: Sequence[int]) -> Tensor:
+    """What :func:`pack_mask` packed.
+
+    Args:
+        mask: uint8, as many bytes as ``size`` needs.
+        size: Of the result.
+    Returns:
+        bool, contiguous, of ``size``.
+    Raises:
+        ValueError: ``mask`` is of another dtype or has another number of elements.
+    Example:
+        >>> unpack_mask(torch.tensor([13], dtype=torch.uint8), (2, 2))
+        tensor([[ True, False],
+                [ True,  True]])
+        >>> x = torch.tensor([-9.0, 0.2, 9.0])
+        >>> y, mask = torch.ops.detent.fake_quantize_mask(x, torch.tensor(0.5), None, -8, 7)
+        >>> unpack_mask(mask, x.shape)
+        tensor([False,  True, False])
+    """
+    return _ops.unpack_mask(mask, size)

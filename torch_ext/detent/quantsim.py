@@ -126,7 +126,7 @@ class QuantizationSimModel(Looking):
 
     @property
     def fuse_activations(self) -> bool:
-        """Whether a ReLU or ReLU6 and the quantizer of its output are one pass: on unless set, and the same bits."""
+        """Whether a sum, a ReLU or ReLU6 and their quantizer are one pass: on unless set, and the same bits."""
         return all(module._fuses for module in self.model.modules() if isinstance(module, ActivationQuantizers))
 
     @fuse_activations.setter

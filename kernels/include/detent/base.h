@@ -67,13 +67,17 @@ DETENT_API detent_dtype detent_math_dtype(detent_dtype data, detent_grid grid);
  *                           scale      = max(|max - min| / N, min(2^-23, 0.01 / N))
  *                           zero_point = centre                                              if symmetric
  *                                        clamp(qmin - rint(min / scale), qmin, qmax)         otherwise
- *   centre              the fixed zero_point of a symmetric grid; detent_grid_centre() is the usual one */
+ *   centre              the fixed zero_point of a symmetric grid; detent_grid_centre() is the usual one
+ *   trained             scale and zero_point are whatever an optimizer made of them. The kernel takes
+ *                           max(|scale|, min(2^-23, 0.01 / N)) and clamp(zero_point, qmin, qmax)
+ *                       with slope 1 at the floor, at 0 and beyond the grid, so that they recover; NaN stays NaN */
 typedef struct detent_encoding {
     const void *scale, *zero_point;
     const void *min, *max;
     detent_grid grid;
     int64_t centre;
     int32_t symmetric;
+    int32_t trained;
 } detent_encoding;
 
 /* round((qmin + qmax) / 2), halves to even: 0 on -128 .. 127 and on -127 .. 127, 128 on 0 .. 255. */

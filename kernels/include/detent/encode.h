@@ -10,7 +10,8 @@
  *         (N = 3 with P = 1, Q = 2, the signed 2-bit grid: d = max(max / 2, -min / 2), else its top would go unused)
  *
  * detent_encode_affine: scale and zero_point of a range, as in detent/base.h; the formula the fake-quantize kernels use
- * inside, for whoever must see the numbers.
+ * inside, for whoever must see the numbers. detent_encode_trained: the same for a scale and zero_point that are
+ * trained.
  *
  * In-place use is allowed. DETENT_BAD_GRID, DETENT_BAD_ARGUMENT: nothing was written. */
 #ifndef DETENT_ENCODE_H
@@ -33,6 +34,12 @@ DETENT_API detent_status detent_encode_affine_cpu(const void *min, const void *m
 DETENT_API detent_status detent_encode_affine_cuda(const void *min, const void *max, void *scale, void *zero_point,
                                                    detent_dtype real, size_t n, const detent_encoding *encoding,
                                                    detent_stream stream);
+DETENT_API detent_status detent_encode_trained_cpu(const void *scale, const void *zero_point, void *usable_scale,
+                                                   void *usable_zero_point, detent_dtype real, size_t n,
+                                                   const detent_encoding *encoding);
+DETENT_API detent_status detent_encode_trained_cuda(const void *scale, const void *zero_point, void *usable_scale,
+                                                    void *usable_zero_point, detent_dtype real, size_t n,
+                                                    const detent_encoding *encoding, detent_stream stream);
 
 /* Searches: the range that serves a histogram (detent/observe.h) best, one per group.
  *

@@ -17,7 +17,11 @@
  * strictly between them: ReLU is 0 .. inf, ReLU6 0 .. 6. Every result is that of the two passes, bit for bit, in
  * `dtype` too: the bounds are rounded to it.
  *
+ * A residual is added to x before all of that, and the sum rounded to `dtype`: again the bits of passes of their own.
+ * Backward takes the sum for x; its grad_x is the gradient of both.
+ *
  *   x, y, grad_y, grad_x   [outer, groups, inner] of `dtype` (F32, F16, BF16, F64), contiguous; no two overlap
+ *   residual, sum          the same; residual may be x. sum receives x + residual; NULL where nobody needs it
  *   encoding               one per group (detent/base.h), arrays of detent_math_dtype(dtype, grid)
  *   activation             NULL for none; min < max, either may be infinite (checked)
  *   mask                   (n + 7) / 8 bytes or NULL: bit i % 8 of byte i / 8 says whether grad_x is g at element i
@@ -46,6 +50,16 @@ DETENT_API detent_status detent_fake_quantize_cpu(const void *x, void *y, uint8_
 DETENT_API detent_status detent_fake_quantize_cuda(const void *x, void *y, uint8_t *mask, detent_dtype dtype,
                                                    detent_shape3 shape, const detent_encoding *encoding,
                                                    const detent_activation *activation, detent_stream stream);
+
+DETENT_API detent_status detent_fake_quantize_sum_cpu(const void *x, const void *residual, void *sum, void *y,
+                                                      uint8_t *mask, detent_dtype dtype, detent_shape3 shape,
+                                                      const detent_encoding *encoding,
+                                                      const detent_activation *activation,
+                                                      detent_parallel_for parallel);
+DETENT_API detent_status detent_fake_quantize_sum_cuda(const void *x, const void *residual, void *sum, void *y,
+                                                       uint8_t *mask, detent_dtype dtype, detent_shape3 shape,
+                                                       const detent_encoding *encoding,
+                                                       const detent_activation *activation, detent_stream stream);
 
 /* grad_first and grad_second are [groups] real: the gradients of (scale, zero_point) or of (min, max). grad_second may
  * be NULL where the encoding is (scale, NULL). gradient_scale multiplies both (LSQ's g, Esser 2020, section 2.2).

@@ -36,6 +36,24 @@ DETENT_API detent_status detent_observe_min_max_cuda(const void *x, void *min, v
                                                      double momentum, void *workspace, size_t workspace_bytes,
                                                      detent_stream stream);
 
+/* Moments, from which LSQ's first scales follow (Esser 2020, section 2.1; Bhalgat 2020): x is read once for the
+ * extremes and these.
+ *
+ *   min, max, ignored   as above, running; for a first batch +inf, -inf and 0
+ *   moments             [4, groups] double, the number of values that count and the sums of |x|, x and x^2 over them,
+ *                       to which those of x are added; for a first batch 0
+ *
+ * Sums are taken in double, in an order that depends on the shape alone. Statuses as for detent_observe_min_max. */
+DETENT_API detent_status detent_observe_moments_workspace(detent_shape3 shape, size_t *bytes);
+DETENT_API detent_status detent_observe_moments_cpu(const void *x, void *min, void *max, int64_t *ignored,
+                                                    double *moments, detent_dtype dtype, detent_shape3 shape,
+                                                    void *workspace, size_t workspace_bytes,
+                                                    detent_parallel_for parallel);
+DETENT_API detent_status detent_observe_moments_workspace_cuda(detent_shape3 shape, size_t *bytes);
+DETENT_API detent_status detent_observe_moments_cuda(const void *x, void *min, void *max, int64_t *ignored,
+                                                     double *moments, detent_dtype dtype, detent_shape3 shape,
+                                                     void *workspace, size_t workspace_bytes, detent_stream stream);
+
 /* Histograms: how many values of each group fell into each bin.
  *
  * Bins lie on a grid of powers of two around 0. With half = bins / 2 and a width w = 2^e, a value x that counts is in

@@ -20,12 +20,12 @@ from torch import Tensor
 from torch._ops import OpOverload, OpOverloadPacket
 
 from ..nn.forwards import BOUNDS
+from ..nn.sums import summable
 from .composites import BODIES
 
 __all__ = [
-    "FILLERS", "KEEP_AXES", "NOISE", "WRITERS", "Operator", "arguments", "carries_floats", "find", "is_quantizable",
-    "pole",
-    "replaced",
+    "FILLERS", "KEEP_AXES", "NOISE", "WRITERS", "Operator", "activates", "arguments", "carries_floats", "find",
+    "is_quantizable", "pole", "replaced", "summands_of",
 ]  # fmt: skip
 
 
@@ -286,6 +286,20 @@ KEEP_AXES = frozenset(
 def is_quantizable(value) -> bool:
     """A tensor of floats that is no scalar."""
     return isinstance(value, Tensor) and value.is_floating_point() and value.dim() > 0
+
+
+def summands_of(operator: Operator, args: tuple, kwargs: dict) -> tuple[Tensor, Tensor] | None:
+    """The two tensors of a plain sum that an operator with a residual computes bit for bit, if it is one."""
+    if operator.name != "add" or len(args) + len(kwargs) != 2 or not kwargs.keys() <= {"input", "other"}:
+        return None
+    x, residual = (*args, *(kwargs[name] for name in ("input", "other") if name in kwargs))
+    return (x, residual) if summable(x, residual) else None
+
+
+def activates(operator: Operator, args: tuple, kwargs: dict) -> bool:
+    """Whether a call holds its input to bounds and leaves it as it is."""
+    in_place = operator.in_place or len(args) > 1 or kwargs.get("inplace")
+    return operator.bounds is not None and not in_place
 
 
 def carries_floats(values) -> bool:

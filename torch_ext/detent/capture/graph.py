@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import sys
 from dataclasses import dataclass, field
 
 import torch
@@ -15,10 +16,11 @@ from torch.utils._pytree import tree_leaves
 from .._running import call_with_sample, evaluating, without_trace
 from ..nn import is_leaf
 from ..nn.calls import execution
+from ..nn.sums import custom_functions
 from ..nn.table import CLASSES, SLOTS
 from ..nn.tensors import map_arguments, map_tensors
 from .functions import (
-    FILLERS, KEEP_AXES, NOISE, WRITERS, Operator, arguments, carries_floats, find, is_quantizable, pole,
+    FILLERS, KEEP_AXES, NOISE, WRITERS, Operator, activates, arguments, carries_floats, find, is_quantizable, pole,
 )  # fmt: skip
 from .lines import Line, calling_line
 
@@ -84,6 +86,11 @@ class Event:
     constant: bool = False  # of parameters, buffers and plain numbers alone
     integers: bool = False  # its output is not of a float type
     reread: bool = False  # what it wrote over is read again, by the name that it had before
+    moment: int = 0  # the number of the call, among all that were seen
+    caller: tuple[str, int] | None = None  # the module, and its use, whose forward calls it
+    inside: int = 0  # how many torch.autograd.Functions run there
+    activates: bool = False  # an activation that may be one pass with a sum
+    held: bool = False  # its output, by somebody when the next call but one came
 
     @property
     def key(self) -> tuple:
@@ -126,9 +133,20 @@ class _Recorder(TorchFunctionMode):
         self.reads: dict[int, list[Read]] = {}  # by the memory that is read
         self.constants: dict[int, list[Value]] = {}  # by the memory that holds them
         self.written: dict[int, Event] = {}  # tensor -> the leaf that worked on it in place
+        self.moment = 0
+        self.just_read: tuple[Event, Tensor] | None = None
         self.parameters = {id(p): name for name, p in model.named_parameters()}
         held = [leaf for module in model.modules() for leaf in tree_leaves(list(vars(module).values()))]
         self.state = set(self.parameters) | {id(tensor) for tensor in held if isinstance(tensor, Tensor)}
+
+    def _next_moment(self) -> None:
+        """A call begins."""
+        if self.just_read is not None:
+            producer, tensor = self.just_read
+            self.just_read = None
+            ours = 2 + sum(kept is tensor for kept in self.alive) + (id(tensor) in self.written)  # here, as an argument
+            producer.held = sys.getrefcount(tensor) > ours
+        self.moment += 1
 
     # --- functions ----------------------------------------------------------------------------------------------------
 
@@ -136,6 +154,7 @@ class _Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         if not self.frames or self.frames[-1].leaf:
             return func(*args, **kwargs)
+        self._next_moment()
         operator = None if kwargs.get("out") is not None else find(func)
         if operator is not None and operator.body is not None:
             with self:
@@ -210,6 +229,8 @@ class _Recorder(TorchFunctionMode):
     def _operator(self, func, operator: Operator, args: tuple, kwargs: dict, constant: bool):
         frame = self.frames[-1]
         event = Event(frame.path, self._site(operator), frame.use, operator.onnx_op, operator, constant=constant)
+        event.moment, event.caller, event.inside = self.moment, (frame.path, frame.use), len(custom_functions())
+        event.activates = activates(operator, args, kwargs)
         singular = pole(func, operator, args)
         for slot, value in arguments(operator, args, kwargs):
             if is_quantizable(value):
@@ -259,12 +280,16 @@ class _Recorder(TorchFunctionMode):
     def enter(self, path: str, leaf: bool, module, args, kwargs) -> None:
         with torch._C.DisableTorchFunction():
             outer = self.frames[-1] if self.frames else None
+            if outer is None or not outer.leaf:
+                self._next_moment()
             leaf = leaf and not _transformed((args, kwargs))
             frame = _Frame(path, 0, leaf or (outer is not None and outer.leaf))
             if outer is None or not outer.leaf:
                 frame.use = self._use(path, outer)
                 if leaf:
-                    frame.event = Event(path, None, frame.use, SLOTS[type(module)].onnx_op)
+                    frame.event = event = Event(path, None, frame.use, SLOTS[type(module)].onnx_op)
+                    event.caller = None if outer is None else (outer.path, outer.use)
+                    event.moment, event.inside = self.moment, len(custom_functions())
                     frame.input = args[0] if args else next(iter(kwargs.values()), None)
                     self._leaf_reads(frame.event, type(module), args, kwargs)
             self.frames.append(frame)
@@ -338,6 +363,8 @@ class _Recorder(TorchFunctionMode):
         if value is None:
             value = Value(None, masking=_masking(tensor), entered=True)
             self._set(tensor, value, True)
+        if value.producer is not None and value.producer.moment == self.moment - 1:
+            self.just_read = value.producer, tensor
         read = Read(event, slot, value, direct, tensor.shape)
         value.reads.append(read)
         event.reads.append(read)

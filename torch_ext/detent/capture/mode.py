@@ -11,11 +11,12 @@ from types import FunctionType
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..nn.base import QuantizedModule, Use, entries
 from ..nn.calls import Caller, caller, pop, push
-from .functions import Operator, carries_floats, find
+from ..nn.sums import DeferredSum, reader_takes_sums
+from .functions import Operator, activates, carries_floats, find, summands_of
 from .lines import Line, calling_line, shown
 from .sites import CallSite
 
@@ -40,6 +41,7 @@ class Capture:
     reused: list[nn.Module] = field(default_factory=list)  # modules whose uses depend on how often this one calls
     late: list[str] = field(default_factory=list)  # first met after construction
     moved: set[str] = field(default_factory=set)  # movers that a parameter is read through
+    sums: dict[str, tuple[str, ...]] = field(default_factory=dict)  # call site of a sum -> the activation that reads it
     forward: Callable | None = None  # one that was put on the instance
 
     def active(self, module: nn.Module, inside: bool) -> bool:
@@ -54,12 +56,18 @@ class Capture:
             for child in module._modules.values():
                 if isinstance(child, QuantizedModule) and _leaf_on(child):
                     return True
-        if self.any_site_on(module):
+        if self.any_site_on(module) or self.any_sum_waits(module):
             return True
         for other in self.reused:
             if other._detent.any_site_on(other) if isinstance(other, Captured) else _leaf_on(other):
                 return True
         return False
+
+    def any_sum_waits(self, module: nn.Module) -> bool:
+        """Whether a sum would be put off for the activation that reads it."""
+        if torch.compiler.is_compiling():
+            return False
+        return any(reader_takes_sums(module, path) for path in self.sums.values())
 
     def any_site_on(self, module: nn.Module) -> bool:
         for child in self.names.values():
@@ -96,6 +104,8 @@ class Calls(Caller):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = {} if kwargs is None else kwargs
         operator = None if self.execution is None or kwargs.get("out") is not None else find(func)
+        if self.sum is not None and not (operator is not None and self._given_sum(operator, args, kwargs)):
+            self.settle()
         if operator is None or (operator.moves and operator.name not in self.capture.moved):
             if torch.compiler.is_compiling() and args and isinstance(args[0], FunctionType):
                 args = (self.entered(args[0]), *args[1:])  # of torch.utils.checkpoint, which is an operator there
@@ -104,10 +114,28 @@ class Calls(Caller):
             return self.composite(operator.body, args, kwargs)
         if not (carries_floats(args) or carries_floats(kwargs.values())):
             return func(*args, **kwargs)
-        child = self.capture.names.get(self.site(operator))
-        if child is None:
-            return func(*args, **kwargs)
-        return _below(self.owner, child).call(self.owner, func, operator, args, kwargs)
+        site = self.site(operator)
+        child = self.capture.names.get(site)
+        reader = self.capture.sums.get(site)
+        if child is not None:
+            return _below(self.owner, child).call(self, func, operator, args, kwargs, reader)
+        self.settle()
+        token = None if reader is None else self.deferred(operator, args, kwargs, reader)
+        return func(*args, **kwargs) if token is None else token
+
+    def _given_sum(self, operator: Operator, args: tuple, kwargs: dict) -> bool:
+        """Whether a call is an activation of the very sum that was put off."""
+        return activates(operator, args, kwargs) and self.sum.awaits(args[0] if args else kwargs.get("input"))
+
+    def deferred(self, operator: Operator, args: tuple, kwargs: dict, reader: tuple[str, ...]) -> Tensor | None:
+        """What stands for a sum that is put off until ``reader`` has it; ``None`` where it has to be made."""
+        if torch.compiler.is_compiling():
+            return None
+        summands = summands_of(operator, args, kwargs)
+        if summands is None or not reader_takes_sums(self.owner, reader):
+            return None
+        self.sum = DeferredSum.of(*summands, operator.in_place)
+        return None if self.sum is None else self.sum.handed_out()
 
     def site(self, operator: Operator) -> str | None:
         """The call site that a call is; ``None``, after a word, for one that the sample did not make."""
@@ -194,6 +222,7 @@ def _captured_forward(float_forward):
         top = caller()
         if top is None:
             return run(self, args, kwargs, None)
+        top.settle()
         pop()
         try:
             return run(self, args, kwargs, top)
@@ -209,8 +238,11 @@ def _captured_forward(float_forward):
             call, args = float_forward, (self, *args)
         if not capture.active(self, top is not None):
             return call(*args, **kwargs)
-        with Calls(self, capture, use):
-            return call(*args, **kwargs)
+        calls = Calls(self, capture, use)
+        with calls:
+            y = call(*args, **kwargs)
+        calls.settle()
+        return y
 
     return forward
 

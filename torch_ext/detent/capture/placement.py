@@ -20,6 +20,7 @@ from .policy import Policy
 from .reasons import Reasons
 from .sites import CallSite
 from .spec import Spec
+from .supergroups import only_reader
 
 __all__ = ["install", "keep_site", "site_of"]
 
@@ -45,6 +46,9 @@ class _Installer:
                 self._unseen(path, module)
         for event in self.graph.events:
             self._leaf(event) if event.site is None else self._site(event)
+        for event in self.graph.events:
+            if event.operator is not None and event.operator.name == "add":
+                self._sum(event)
 
     def _unseen(self, path: str, module: QuantizedModule) -> None:
         """A weighted layer on a branch that the sample does not take: calibration may still reach it."""
@@ -157,6 +161,25 @@ class _Installer:
             site.params[slot] = parameter[len(prefix) :]
         else:
             site.input_quantizers[slot] = quantizer
+
+    def _sum(self, event: Event) -> None:
+        """A sum that an activation alone reads, next and in the same forward: it is put off until then."""
+        owner, reader = self.modules[event.path], only_reader(event)
+        if reader is None or event.held or reader.moment != event.moment + 1:
+            return
+        if reader.caller != event.caller or reader.inside != event.inside:
+            return
+        if not isinstance(owner, Captured) or any(isinstance(m, torch.jit.ScriptModule) for m in owner.modules()):
+            return  # torch shows to no mode what scripted code reads
+        prefix = f"{event.path}." if event.path else ""
+        if reader.site is not None:
+            path = owner._detent.names.get(reader.site_name) if reader.activates else None
+        elif reader.path.startswith(prefix) and getattr(type(self.modules[reader.path]).forward, "bounds", None):
+            path = (*reader.path[len(prefix) :].split("."), *((f"use_{reader.use}",) if reader.use else ()))
+        else:
+            path = None
+        if path is not None:
+            owner._detent.sums[event.site_name] = path
 
     # --- quantizers ---------------------------------------------------------------------------------------------------
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from torch import nn
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
 
 from ..nn.base import ActivationQuantizers, fused, param_quantizer
-from .functions import Operator, arguments, is_quantizable, replaced
+from .functions import Operator, arguments, is_quantizable, replaced, summands_of
+
+if TYPE_CHECKING:
+    from .mode import Calls
 
 __all__ = ["CallSite"]
 
@@ -49,23 +54,39 @@ class CallSite(ActivationQuantizers):
             return param_quantizer(owner, name)
         return self.input_quantizers._modules.get(str(slot))
 
-    def call(self, owner: nn.Module, func, operator: Operator, args: tuple, kwargs: dict):
-        """``func`` with its inputs and its output quantized; what works in place still writes where it did."""
+    def call(
+        self, calls: Calls, func, operator: Operator, args: tuple, kwargs: dict, reader: tuple[str, ...] | None = None
+    ):
+        """``func`` with its inputs and its output quantized; what works in place still writes where it did.
+
+        ``reader`` is the activation that a sum is put off for.
+        """
+        owner = calls.owner
+        if calls.sum is not None:  # it stands for the input of this activation
+            y = calls.sum.activated(self, operator.bounds) if self.quantizer_of(owner, 0) is None else None
+            if y is not None:
+                return y
+            calls.settle()
         new = {}
         for slot, value in arguments(operator, args, kwargs):
             quantizer = self.quantizer_of(owner, slot)
             if quantizer is not None and is_quantizable(value):
                 new[slot] = quantizer(value.clone() if slot in self.copied else value)
         target = args[0] if args and (operator.in_place or kwargs.get("inplace") is True) else None
+        if new:
+            args, kwargs = replaced(operator, args, kwargs, new)
+        y = self._sum(operator, args, kwargs)
         if target is None:
-            if new:
-                args, kwargs = replaced(operator, args, kwargs, new)
-            return self._quantized(func, operator, args, kwargs, exact=0 not in self.copied or 0 in new)
-        # Computed on a copy: the quantizer may save its input for the gradient, which must not be written over then.
-        first = new.get(0, target)
-        new[0] = first.clone() if first is target else first
-        args, kwargs = replaced(operator, args, kwargs, new)
-        target.copy_(self._quantized(func, operator, args, kwargs))
+            if y is None and reader is not None:
+                y = calls.deferred(operator, args, kwargs, reader)
+            exact = 0 not in self.copied or 0 in new
+            return self._quantized(func, operator, args, kwargs, exact) if y is None else y
+        if y is None:
+            # Computed on a copy: the quantizer may save its input for the gradient, which must not be written over.
+            if args[0] is target:
+                args = (target.clone(), *args[1:])
+            y = self._quantized(func, operator, args, kwargs)
+        target.copy_(y)
         return target
 
     def _quantized(self, func, operator: Operator, args: tuple, kwargs: dict, exact: bool = True):
@@ -79,3 +100,8 @@ class CallSite(ActivationQuantizers):
         if quantizer is None:
             return y
         return (quantizer(y[0]), *y[1:]) if isinstance(y, tuple) else quantizer(y)
+
+    def _sum(self, operator: Operator, args: tuple, kwargs: dict) -> Tensor | None:
+        """A sum and the quantizer of its output in one pass; ``None`` where it takes two, or is no sum."""
+        summands = summands_of(operator, args, kwargs)
+        return None if summands is None else fused(self, summands[0], (None, None), summands[1])

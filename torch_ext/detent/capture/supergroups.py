@@ -10,7 +10,7 @@ from torch import nn
 from ..config import Config
 from .graph import Event, Graph
 
-__all__ = ["PASSES", "Fusions", "names_of"]
+__all__ = ["PASSES", "Fusions", "names_of", "only_reader"]
 
 _ALSO = {"Gemm": ("MatMul",), "GlobalAveragePool": ("AveragePool",), "ReduceMean": ("Mean",)}
 _FOLDED_INTO = ("Conv", "ConvTranspose", "Gemm")
@@ -62,7 +62,7 @@ class Fusions:
             return can_quantize(members[-1]) and not any(map(excluded, members))
 
         for event in graph.events:
-            after = _only_reader(event)
+            after = only_reader(event)
             if after is not None and _folds(event, after, modules) and not (excluded(event) or excluded(after)):
                 made._add([event, after], f"[{event.onnx_op}, {after.onnx_op}]")
                 made.folded[after.key] = event
@@ -90,17 +90,17 @@ class Fusions:
             return None
         members = [first]
         for op in op_list[1:]:
-            after = _only_reader(members[-1])
+            after = only_reader(members[-1])
             if after is not None and after.key in self.folded and op != "BatchNormalization":
                 members.append(after)
-                after = _only_reader(after)
+                after = only_reader(after)
             if after is None or op not in names_of(after.onnx_op):
                 return None
             members.append(after)
         return members
 
 
-def _only_reader(event: Event) -> Event | None:
+def only_reader(event: Event) -> Event | None:
     """Who alone takes the very output of ``event``."""
     value = event.output
     if value is None or value.is_result or len(value.reads) != 1 or not value.reads[0].direct:

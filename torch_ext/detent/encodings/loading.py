@@ -149,6 +149,7 @@ def _same(first: Encoding, second: Encoding) -> bool:
 def _check_layout(target: _Target) -> None:
     """Raise ValueError where as many scales would lie on the tensor in another way."""
     encoding, quantizer = target.encoding, target.quantizer
+    quantizer._check_takes_range()
     if encoding.scale is None:
         return
     name, scales = checking.printable(target.name), encoding.scale.numel()

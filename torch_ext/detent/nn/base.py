@@ -88,7 +88,7 @@ def parameters_of(model: nn.Module):
 class ActivationQuantizers(nn.Module):
     """What has ``input_quantizers`` and ``output_quantizers``; an entry that is ``None`` leaves its tensor as it is."""
 
-    _fuses = True  # an activation and its output quantizer are one pass, where that is exact
+    _fuses = True  # a sum, an activation and its output quantizer are one pass, where that is exact
     _exact = (False, False)  # for a leaf whose activation works not in place, and in place
 
     def quantizers(self):
@@ -186,11 +186,14 @@ def quantize_output(module: nn.Module | None, y):
     return map_tensors(y, quantizing(module, "output_quantizers"))
 
 
-def fused(module: ActivationQuantizers, x, bounds: tuple[float | None, float | None]) -> Tensor | None:
-    """``x`` held to ``bounds`` and through the output quantizer, in one pass; ``None`` where it takes two."""
+def fused(
+    module: ActivationQuantizers, x, bounds: tuple[float | None, float | None], residual: Tensor | None = None
+) -> Tensor | None:
+    """``x``, or ``x + residual``, held to ``bounds`` and through the output quantizer, in one pass; ``None`` where it
+    takes more."""
     quantizer = module._modules["output_quantizers"]._modules["0"]
     if module._fuses and isinstance(quantizer, QuantizeDequantize) and isinstance(x, Tensor) and x.is_floating_point():
-        return quantizer.activated(x, *bounds)
+        return quantizer.activated(x, *bounds, residual)
     return None
 
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import copy
 import functools
+from typing import TYPE_CHECKING
 
 import torch
 from torch.overrides import TorchFunctionMode
+
+if TYPE_CHECKING:
+    from .sums import DeferredSum
 
 __all__ = ["Caller", "caller", "execution", "leaf_forward", "pop", "push"]
 
@@ -33,6 +37,13 @@ class Caller(TorchFunctionMode):
         self.execution = None if use is None else execution(path, use)
         self.uses: dict[str, int] = {}
         self.again = False  # whether a checkpoint is recomputed
+        self.sum: DeferredSum | None = None  # which the next thing here takes or settles
+
+    def settle(self) -> None:
+        """Something happens here that may see a sum which was put off."""
+        if self.sum is not None:
+            held, self.sum = self.sum, None
+            held.settle()
 
     def use(self, name: str, uses: dict[str, int]) -> int | None:
         """Which use of the module called ``name`` comes now; ``None``: one that is not in ``uses``."""
@@ -47,16 +58,20 @@ class Caller(TorchFunctionMode):
 
     def resumed(self, function):
         """``function``, to be run again later: inside this call, which has then used what it has used now."""
+        self.settle()
         then = self._copied()
         then.again = True
 
         @functools.wraps(function)
         def again(*args, **kwargs):
-            push(then._copied())
+            mode = then._copied()
+            push(mode)
             try:
-                return function(*args, **kwargs)
+                y = function(*args, **kwargs)
             finally:
                 pop()
+            mode.settle()
+            return y
 
         return again
 
@@ -80,7 +95,11 @@ def caller() -> Caller | None:
 
 
 def leaf_forward(inner, float_forward):
-    """A leaf's forward: ``inner(self, at, ...)`` outside its caller's mode; ``at`` holds the quantizers of this use."""
+    """A leaf's forward: ``inner(self, at, ...)`` outside its caller's mode; ``at`` holds the quantizers of this use.
+
+    An ``inner`` that has an attribute ``bounds`` is given the sum that its input stands for, as keyword ``sum``.
+    """
+    bounds = getattr(inner, "bounds", None)
 
     @functools.wraps(float_forward)
     def forward(self, *args, **kwargs):
@@ -88,10 +107,16 @@ def leaf_forward(inner, float_forward):
         if top is None:
             return inner(self, self, *args, **kwargs)
         at = self if self._uses is None else self._use(top)
+        if top.sum is not None:
+            if bounds is not None and args and top.sum.awaits(args[0]):
+                kwargs["sum"] = top.sum
+            else:
+                top.settle()
         pop()
         try:
             return inner(self, at, *args, **kwargs)
         finally:
             push(top)
 
+    forward.bounds = bounds
     return forward

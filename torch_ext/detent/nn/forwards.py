@@ -6,6 +6,8 @@ the input and output quantizers of this use: the module itself, or one of its ``
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import torch.nn.functional as F
 
@@ -27,17 +29,28 @@ def plain(float_forward):
 BOUNDS = {"relu": (0.0, None), "relu6": (0.0, 6.0)}
 
 
+def _takes_as_given(at) -> bool:
+    return at._modules["input_quantizers"]._modules["0"] is None
+
+
 def bounded(name: str):
     """An activation that is in ``BOUNDS``: one pass with its quantizer where that is exact."""
     bounds = BOUNDS[name]
 
     def build(float_forward):
-        def forward(self, at, input):
+        def forward(self, at, input, sum=None):
+            if sum is not None:
+                then = functools.partial(float_forward, self) if self.inplace else None
+                y = sum.activated(at, bounds, then) if at is not None and _takes_as_given(at) else None
+                if y is not None:
+                    return y
+                sum.settle()
             x = quantize_input(at, input)
             exact = at is not None and at._exact[self.inplace]
             y = fused(at, x, bounds) if exact else None
             return quantize_output(at, float_forward(self, x)) if y is None else y
 
+        forward.bounds = bounds
         return forward
 
     return build

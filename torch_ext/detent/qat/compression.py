@@ -109,7 +109,7 @@ def _end(root: nn.Module, *_: Any) -> None:
         _running.root = _running.saver = None
 
 
-def _note(quantizer: Quantizer, x: Tensor, y: Tensor, *activation: float | None) -> None:
+def _note(quantizer: Quantizer, x: Tensor | None, y: Tensor, *activation: float | None) -> None:
     if torch.compiler.is_compiling():
         return
     saver = _running.saver
@@ -292,8 +292,8 @@ class _Saver:
         self.quantized: dict[int, _Quantized] = {}  # by storage
         self.nodes: dict[Any, QuantizeDequantize] = {}  # those of one scale, by the node of the graph
 
-    def note(self, quantizer: Quantizer, x: Tensor, y: Tensor, activation: tuple) -> None:
-        x_kept = x if _kept_anyway(quantizer, x) else None
+    def note(self, quantizer: Quantizer, x: Tensor | None, y: Tensor, activation: tuple) -> None:
+        x_kept = x if x is not None and _kept_anyway(quantizer, x) else None
         self.quantized[y.untyped_storage()._cdata] = _Quantized(quantizer, y, x_kept, activation)
         if isinstance(quantizer, QuantizeDequantize) and quantizer._per_tensor and y.grad_fn is not None:
             self.nodes[y.grad_fn] = quantizer

@@ -96,7 +96,8 @@ class LsqObserver(MinMaxObserver):
         super().__init__(shape, block_size)
         self.initialization = initialization
 
-    # One statistic more than min, max and ignored: the moments, float64, (4, *shape).
+    # One statistic more than min, max and ignored, float64, (4, *shape): the number of values that count, and the sums
+    # of their magnitudes, of themselves and of their squares.
 
     def _empty(self, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
         with torch.inference_mode(False):
@@ -104,23 +105,10 @@ class LsqObserver(MinMaxObserver):
         return [*super()._empty(device, dtype), moments]
 
     def _take(self, x: Tensor, held: list[Tensor], axis: int | None, blocks: list[int] | None) -> None:
-        super()._take(x, held[:3], axis, blocks)
-        held[3] += self._moments_of(x, axis, blocks)
+        _ops.observe_moments_update_(x, *held, axis, blocks)
 
     def _joined(self, held: list[Tensor], other: list[Tensor]) -> list[Tensor]:
         return [*super()._joined(held[:3], other[:3]), held[3] + other[3].to(held[3].device)]
-
-    def _moments_of(self, x: Tensor, axis: int | None, blocks: list[int] | None) -> Tensor:
-        """Number, sum of |x|, of x and of x**2 in every group."""
-        counts = x.abs() < torch.finfo(x.dtype).max / 2
-        x = torch.where(counts, x, 0).double()
-        if blocks is None:
-            blocks = [1 if dim - x.dim() == axis else -1 for dim in range(x.dim())]
-        blocks = [size if block == -1 else block for size, block in zip(x.shape, blocks)]
-        split = [part for size, block in zip(x.shape, blocks) for part in (size // block, block)]
-        inner = tuple(range(1, len(split), 2))
-        terms = (counts.double, x.abs, lambda: x, x.square)  # one at a time: x may be large
-        return torch.stack([term().reshape(split).sum(inner) for term in terms]).reshape(4, *self.shape)
 
     def merge(self, other: MinMaxObserver) -> None:
         """As :meth:`MinMaxObserver.merge`; ``other`` is of this class, or it is a ValueError."""

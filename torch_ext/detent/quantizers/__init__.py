@@ -2,12 +2,14 @@
 
 from .affine import Quantize, QuantizeDequantize
 from .base import AffineQuantizer
+from .blocks import BlockQuantizeDequantize
 from .floating import FloatQuantizeDequantize
 from .grouped import GroupedBlockQuantizeDequantize
 from .quantizer import Quantizer, quantization_disabled
 
 __all__ = [
     "AffineQuantizer",
+    "BlockQuantizeDequantize",
     "FloatQuantizeDequantize",
     "GroupedBlockQuantizeDequantize",
     "Quantize",

@@ -55,48 +55,67 @@ class QuantizeDequantize(AffineQuantizer):
 
     _parametrizations = (*AffineQuantizer._parametrizations, "pact")
 
-    def activated(self, x: Tensor, activation_min: float | None, activation_max: float | None) -> Tensor | None:
+    def activated(
+        self, x: Tensor, activation_min: float | None, activation_max: float | None, residual: Tensor | None = None
+    ) -> Tensor | None:
         """What the call makes of ``x`` after a ReLU (0, ``None``) or ReLU6 (0, 6), in one pass with the bits of two.
 
+        With ``residual``, a tensor like ``x``, what it makes of ``x + residual``, after the activation if there is one.
+
         ``None`` where there would be more to it than the operator: the quantizer is off, observes, has no range, a
-        dynamic one or PACT's, is of a subclass, or has hooks, which see the activation's result.
+        dynamic one or PACT's, is of a subclass, or has hooks, which see the activation's result. And for a sum that
+        :func:`detent.qat.compress_saved_tensors` computes with again: a learned range's.
 
         Example:
             >>> quantizer = QuantizeDequantize((1,), 3, symmetric=False)
             >>> quantizer.set_range(-1.0, 2.5)
-            >>> quantizer.activated(torch.tensor([-1.2, 0.3, 9.0]), 0.0, None).detach()
+            >>> x = torch.tensor([-1.2, 0.3, 9.0])
+            >>> quantizer.activated(x, 0.0, None).detach()
             tensor([0.0000, 0.5000, 2.5000])
+            >>> quantizer.activated(x, 0.0, None, residual=torch.ones(3)).detach()
+            tensor([0.0000, 1.5000, 2.5000])
         """
-        if self._bypass or self._dynamic or self._parametrization == "pact" or type(self) is not QuantizeDequantize:
+        if not (self._is_one_pass() if residual is None else self.takes_sums()):
             return None
-        if self._forward_pre_hooks or self._forward_hooks or self._backward_pre_hooks or self._backward_hooks:
-            return None
-        y = self._forward(x, activation_min, activation_max)
+        y = self._forward(x, activation_min, activation_max, residual)
         if self._told is not None:
-            self._told(self, x, y, activation_min, activation_max)
+            self._told(self, x if residual is None else None, y, activation_min, activation_max)
         return y
 
-    def _forward(self, x: Tensor, *activation: float | None) -> Tensor:
+    def takes_sums(self) -> bool:
+        """Whether :meth:`activated` would take a residual, as the quantizer is now."""
+        return self._is_one_pass() and (self._told is None or not self._learns())
+
+    def _is_one_pass(self) -> bool:
+        if self._bypass or self._dynamic or self._parametrization == "pact" or type(self) is not QuantizeDequantize:
+            return False
+        hooks = self._forward_pre_hooks or self._forward_hooks or self._backward_pre_hooks or self._backward_hooks
+        return not hooks
+
+    def _forward(self, x: Tensor, *before: float | Tensor | None) -> Tensor:
+        """``before``: the ends of an activation and a residual."""
         if self._parametrization == "pact":
             return self._forward_pact(x)
-        op, arguments = self._call(x)
-        y = op(x, *arguments, *activation)
+        op, arguments = self._call(x, *before)
+        y = op(x, *arguments)
         return y[0] if self._dynamic else y
 
-    def _call(self, x: Tensor) -> tuple[Operator, tuple]:
+    def _call(self, x: Tensor, *before: float | Tensor | None) -> tuple[Operator, tuple]:
         grid = self._grid
         if self._parametrization == "min_max" and not self._dynamic:
-            return _ops.fake_quantize_range, self._range_arguments(x, self.min, self.max)
+            return _ops.fake_quantize_range, (*self._range_arguments(x, self.min, self.max), *before)
         layout = self._layout
         blocks = None if layout.block_size is None else layout.blocks_for("QuantizeDequantize", x)
         if self._dynamic:
             clip = layout.on(x, self.clip) if self._clip_per_group else self.clip
             arguments = clip, grid.qmin, grid.qmax, grid.symmetric, self._axis, blocks, grid.zero_point
             return _ops.fake_quantize_dynamic, arguments
-        scale, point = self._trained_affine()
+        scale, point = self.scale, self._centre if grid.symmetric else self.zero_point
         if not self._per_tensor:
             scale, point = layout.on(x, scale), None if point is None else layout.on(x, point)
-        return _ops.fake_quantize, (scale, point, grid.qmin, grid.qmax, self._axis, blocks, self._grad_factor(x))
+        factor, (low, high, *residual) = self._grad_factor(x), before or (None, None)
+        arguments = scale, point, grid.qmin, grid.qmax, self._axis, blocks, factor, low, high, True, *residual
+        return _ops.fake_quantize, arguments
 
     def _forward_pact(self, x: Tensor) -> Tensor:
         """``fake_quantize(clip(x, 0, max))`` with the gradients of Choi 2018, section 3: 1 for x in (0, max), 1 for max
@@ -105,18 +124,16 @@ class QuantizeDequantize(AffineQuantizer):
         The operator gives the zero point the sum of ``-scale * grad_y`` over what lies beyond the grid, in a fixed
         order. So max is handed over as a part of the zero point that is 0, and x from max on as infinite.
         """
-        low, high = self._ends()
+        high, grid = self.max, self._grid
         if not (high.requires_grad and torch.is_grad_enabled()):
-            return self._with_range(x, low, high)
+            return self._with_range(x, *self._ends())
+        held = high.detach()
         if x.dtype == torch.float64:  # the arithmetic of float64 data is float64 throughout
-            low, high = low.double(), high.double()
-        grid = self._grid
-        scale = self._affine_of_range(low, high)[0]
-        top = scale * grid.steps
-        beyond = torch.where(x >= top, math.inf, 0.0).to(x.dtype)
-        scale = scale.detach()
-        point = grid.qmin - (top - top.detach()) / scale
-        return _ops.fake_quantize((x + beyond).relu_(), scale, point, grid.qmin, grid.qmax, None, None, 1.0)
+            high, held = high.double(), held.double()
+        scale, _ = _ops.encode_affine(torch.zeros_like(held), held, grid.qmin, grid.qmax, False)
+        beyond = x.masked_fill(x >= scale * grid.steps, math.inf)
+        point = grid.qmin - (high - held) / torch.where(held < 0, -scale, scale)
+        return _ops.fake_quantize(beyond, scale, point, grid.qmin, grid.qmax, None, None, 1.0, 0.0)
 
     def _with_range(self, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
         return _ops.fake_quantize_range(x, *self._range_arguments(x, low, high))

@@ -16,15 +16,12 @@ from ..encodings import FloatEncoding
 from ..float_format import FloatFormat
 from ..observers import MinMaxObserver, PercentileObserver
 from .aimet_names import FloatAimetNames
-from .grid import FILL, Grid
+from .grid import FILL, REACH
 from .quantizer import Operator, Quantizer
 
 __all__ = ["FloatQuantizeDequantize"]
 
 _ops = torch.ops.detent
-
-#: The grid whose range is the largest magnitude on either side, which is what a scaled format needs to know.
-_REACH = Grid(-1, 1, True)
 
 
 def _modes_of(scaled: bool) -> tuple[str, ...]:
@@ -96,7 +93,7 @@ class FloatQuantizeDequantize(FloatAimetNames, Quantizer):
             shape = (1,) if observer is None else observer.shape
             block_size = None if observer is None else observer.block_size
         layout = Layout.of(owner, shape, block_size)
-        super().__init__(layout, _REACH, mode, observer)
+        super().__init__(layout, REACH, mode, observer)
         self._hold(format, observer is not None)
         self._check_mode(owner, mode)
         self.register_buffer("maxval", None)

@@ -72,3 +72,7 @@ class Grid:
     @property
     def bitwidth(self) -> int:
         return self.steps.bit_length()
+
+
+#: The grid whose range is the largest magnitude on either side, which is what a scaled float format needs to know.
+REACH = Grid(-1, 1, True)

@@ -15,8 +15,8 @@ __all__ = ["Kept", "KeptWeights"]
 _ops = torch.ops.detent
 
 
-def _fake_quantize_mask(x, scale, zero_point, qmin, qmax, axis, block_size, _grad_scale):
-    return _ops.fake_quantize_mask(x, scale, zero_point, qmin, qmax, axis, block_size)
+def _fake_quantize_mask(x, scale, zero_point, qmin, qmax, axis, block_size, _grad_scale, *rest):
+    return _ops.fake_quantize_mask(x, scale, zero_point, qmin, qmax, axis, block_size, *rest)
 
 
 #: Of an operator, the one that gives the mask too.

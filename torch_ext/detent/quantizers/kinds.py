@@ -7,6 +7,7 @@ from typing import Any
 
 from ..encodings import AffineEncoding, FloatEncoding
 from .affine import QuantizeDequantize
+from .blocks import BlockQuantizeDequantize
 from .floating import FloatQuantizeDequantize
 from .grouped import GroupedBlockQuantizeDequantize
 from .quantizer import Quantizer
@@ -50,9 +51,14 @@ def suit_encoding(quantizer: Quantizer, encoding: AffineEncoding | FloatEncoding
 
 def suit_state(quantizer: Quantizer, state: Mapping[str, Any]) -> None:
     """Be of the kind that a state_dict speaks of, which :meth:`_take_over` then takes over."""
-    if not _differs(quantizer, "format" in state):
+    if "block_format" in state or isinstance(quantizer, BlockQuantizeDequantize):
+        if "block_format" in state and isinstance(quantizer, BlockQuantizeDequantize):
+            return
+    elif not _differs(quantizer, "format" in state):
         return
-    if "format" in state:
+    if "block_format" in state:
+        made = BlockQuantizeDequantize("mxfp4")
+    elif "format" in state:
         made = FloatQuantizeDequantize(dtype="float32")
     elif "decompressed_bw" in state:
         made = GroupedBlockQuantizeDequantize((1,), 8, True, 8, block_size=(1,))

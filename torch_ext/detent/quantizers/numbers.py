@@ -46,21 +46,19 @@ class Numbers:
             return self._affine_of_range(*self._dynamic_range())
         if self._parametrization != "scale_zero_point":
             return self._affine_of_range(*self._ends())
-        scale, zero_point = self._trained_affine()
-        return scale, torch.zeros_like(scale) if zero_point is None else zero_point
+        return self._trained_affine()
 
-    def _trained_affine(self) -> tuple[Tensor, Tensor | None]:
-        """The held scale and zero_point, kept usable whatever an optimizer made of them; gradients pass unchanged."""
-        grid = self._grid
-        held = self.scale.detach()  # the graph has one node for each of the two
-        sign = torch.where(held < 0, -1.0, 1.0)  # abs() has no slope at 0, and would never leave it
-        size = held * sign
-        lift = size.clamp_min(min(1.1920929e-7, 0.01 / grid.steps)) - size
-        scale = torch.addcmul(lift, self.scale, sign)
-        if grid.symmetric:
-            return scale, self._centre
-        point = self.zero_point.detach()
-        return scale, self.zero_point + (point.clamp(grid.qmin, grid.qmax) - point)
+    def _trained_affine(self) -> tuple[Tensor, Tensor]:
+        """The held scale and zero_point as the kernels use them, with a gradient where they carry one."""
+        grid, held = self._grid, self.scale.detach()
+        point = torch.full_like(held, grid.centre) if grid.symmetric else self.zero_point
+        scale, zero_point = _ops.encode_trained(held, point.detach(), grid.qmin, grid.qmax)
+        # What is added is zero and carries the slope.
+        if self.scale.requires_grad:
+            scale = torch.addcmul(scale, torch.where(held < 0, -1.0, 1.0), self.scale - held)
+        if point.requires_grad:
+            zero_point = zero_point + (point - point.detach())
+        return scale, zero_point
 
     def _grad_factor(self, x: Tensor) -> float:
         if self.grad_scale != "lsq":

@@ -55,7 +55,7 @@ class Quantizer(Calibration, Saving, AimetNames, nn.Module):
     scaled = True
     #: What ``mode`` may be.
     _modes: tuple[str, ...] = ("fixed", "dynamic")
-    #: Told what a call made of what: ``(quantizer, x, y)``.
+    #: Told what a call made of what: ``(quantizer, x, y)``; ``None`` for an x that was never made.
     _told: Callable[..., None] | None = None
     #: What was made of parameters and still holds, see :func:`detent.qat.cached_weights`.
     _kept_weights: KeptWeights | None = None
@@ -273,6 +273,9 @@ class Quantizer(Calibration, Saving, AimetNames, nn.Module):
             raise ValueError(
                 f"{self._title()}: {name} has shape {tuple(end.shape)}, expected one that broadcasts to {self.shape}."
             ) from None
+
+    def _check_takes_range(self) -> None:
+        """Raise ValueError where there is no range to set, whatever it is."""
 
     def _check_encoding(self, encoding: AffineEncoding | FloatEncoding, kind: type) -> None:
         """Raise ValueError where an encoding is of another kind of quantizer."""

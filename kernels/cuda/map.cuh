@@ -170,18 +170,10 @@ MapJob<Op> map_job(const void *from, void *to, uint8_t *mask, detent_shape3 shap
     if (shape.groups == 1) shape = {1, 1, elements};
     const auto reading = Memory<const From>::at(from, codes);
     const auto writing = Memory<To>::at(to, codes);
-    return {reading,
-            writing,
-            mask,
-            shape,
-            elements,
-            locator_of(shape),
-            encodings,
-            activation,
-            is_aligned<From, V>(reading) && is_aligned<To, V>(writing),
-            nullptr,
-            nullptr,
-            nullptr};
+    return {reading,   writing,    mask,
+            shape,     elements,   locator_of(shape),
+            encodings, activation, is_aligned<From, V>(reading) && is_aligned<To, V>(writing),
+            nullptr,   nullptr,    nullptr};
 }
 
 template <typename Op>

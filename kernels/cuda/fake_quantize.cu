@@ -115,7 +115,7 @@ static detent_status select_many(const detent_fake_quantize_mask_bwd_item *items
 
 /* Forward of a per-tensor dynamic range with few partials, in float32: every block joins them itself, which saves a
  * launch between the observer and this kernel. The first block writes the range. */
-enum : size_t { MOST_JOINED = THREADS };
+enum : size_t { MOST_JOINED = FEW_TASKS * TASK }; /* elements */
 
 template <typename Op> struct JoinedJob {
     MapJob<Op> map;
@@ -128,7 +128,8 @@ template <typename Op>
 __global__ void __launch_bounds__(THREADS, MAP_BLOCKS) map_joined(const __grid_constant__ JoinedJob<Op> job)
 {
     __shared__ Affine<float> affine;
-    Statistics<float> all = threadIdx.x < job.rows ? job.partials[threadIdx.x] : Statistics<float>::none();
+    Statistics<float> all = Statistics<float>::none();
+    for (size_t row = threadIdx.x; row < job.rows; row += THREADS) all.join(job.partials[row]);
     all = join_team(all, THREADS);
     if (threadIdx.x == 0) {
         float min, max;
@@ -429,7 +430,7 @@ detent_status detent_fake_quantize_dynamic_cuda(const void *x, void *y, uint8_t 
 
     const size_t rows = partial_rows(partition_of(shape));
     const bool joined =
-        functions[math][dtype].forward_joined != nullptr && shape.groups == 1 && rows > 1 && rows <= MOST_JOINED;
+        functions[math][dtype].forward_joined != nullptr && shape.groups == 1 && rows > 1 && elements <= MOST_JOINED;
     status = run_observe(x, dtype, shape, to, workspace, !joined, stream);
     if (status != DETENT_OK || elements == 0) return status;
     return joined ? functions[math][dtype].forward_joined(call, workspace, rows, to)

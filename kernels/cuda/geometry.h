@@ -133,9 +133,13 @@ struct Partition {
     int32_t narrow;
 };
 
+/* Elements of a task: doubled until a tensor has at most MOST_TASKS of them, halved until it has FEW_TASKS, two
+ * for each of 132 multiprocessors, or two vectors are left for a thread. */
 enum : size_t {
-    TASK = 8192, /* elements of a task; doubled until a tensor has at most MOST_TASKS of them */
+    TASK = 8192,
+    LEAST_TASK = 2048,
     MOST_TASKS = 4096,
+    FEW_TASKS = 264,
     WARP_TASK = 1024, /* up to here one warp or less owns a task */
     PER_LANE = 8,     /* elements along inner worth a lane: two float32 vectors, one float16 vector */
     NARROW_INNER = 32,
@@ -179,6 +183,7 @@ inline Partition partition_of(detent_shape3 shape)
 
     size_t task = TASK;
     while (elements / task > MOST_TASKS) task *= 2;
+    while (elements / task < FEW_TASKS && task > LEAST_TASK) task /= 2;
 
     part.narrow = shape.groups > 1 && shape.inner < NARROW_INNER && shape.outer >= NARROW_OUTER;
     if (part.narrow) {

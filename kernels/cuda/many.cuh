@@ -69,7 +69,7 @@ template <typename Job, typename Body> __device__ __forceinline__ void each_bloc
 }
 
 template <typename Op>
-__global__ void __launch_bounds__(THREADS) map_many(const __grid_constant__ Table<MapJob<Op>> table)
+__global__ void __launch_bounds__(THREADS, MAP_BLOCKS) map_many(const __grid_constant__ Table<MapJob<Op>> table)
 {
     each_block(table, [](const MapJob<Op> &job, size_t block) {
         map_elements<Op>(job, {SIZE_MAX, {}}, block, job.elements);

@@ -192,6 +192,93 @@ TEST(CudaGeometry, skewed_shapes_keep_the_device_busy_and_the_partials_few)
     }
 }
 
+// Per channel of an image, of a pooled feature map, in blocks of 32: on the narrow shapes of real networks two blocks
+// for each of 132 multiprocessors, or all that have two vectors for a thread.
+TEST(CudaGeometry, narrow_shapes_keep_many_multiprocessors_busy)
+{
+    const size_t wanted = 2 * 132;
+    const detent_shape3 narrow[] = {{1, 3, 224 * 224},  {1, 3, 640 * 480},    {1, 3, 2160 * 3840}, {8, 3, 224 * 224},
+                                    {32, 2048, 1},      {256, 2048, 1},       {4096, 2048, 1},     {1, 2048, 1},
+                                    {128, 1000, 1},     {1, 4096 * 344, 32},  {1, 344, 4096 * 32}, {64, 64, 3136},
+                                    {1, 1, 2048 * 264}, {1, 1, 4096 * 11008}, {1, 64, 147},        {2048, 3, 1}};
+    for (const detent_shape3 shape : narrow) {
+        const Partition part = detent_cuda::partition_of(shape);
+        const size_t blocks = detent_cuda::reduce_blocks(part), elements = elements_of(shape);
+        EXPECT_GE(blocks, std::min(wanted, elements / detent_cuda::LEAST_TASK)) << text_of(shape);
+        if (elements >= wanted * detent_cuda::TASK) {
+            EXPECT_GE(blocks, wanted) << text_of(shape);
+        }
+        EXPECT_GE(detent_cuda::map_tiles(elements, 4), std::min(wanted, elements / detent_cuda::LEAST_TASK))
+            << text_of(shape);
+    }
+}
+
+// Tensors that no test can hold: every task's ends by arithmetic, and who owns elements beyond 2^31 and 2^32.
+TEST(CudaGeometry, huge_shapes_are_divided_without_gaps_and_without_overflow)
+{
+    const size_t giga = UINT64_C(1) << 30;
+    const detent_shape3 huge[] = {{1, 1, 2 * giga + 1}, {1, 1, 4 * giga + 7}, {1, 3, 2 * giga - 1},
+                                  {3, giga + 1, 3},     {4 * giga + 1, 3, 1}, {1, 5 * giga, 32},
+                                  {2 * giga, 5, 7},     {7, 33, giga / 8 + 3}};
+    for (const detent_shape3 shape : huge) {
+        const Partition part = detent_cuda::partition_of(shape);
+        const size_t elements = elements_of(shape), tasks = detent_cuda::task_count(part);
+        std::vector<size_t> sampled = {0, 1, tasks / 3, tasks / 2, tasks - 2, tasks - 1};
+        for (const size_t index : sampled) {
+            if (index >= tasks) continue;
+            const Task task = detent_cuda::task_at(part, index);
+            EXPECT_TRUE(task.outer_begin < task.outer_end && task.outer_end <= part.shape.outer) << text_of(shape);
+            EXPECT_TRUE(task.group_begin < task.group_end && task.group_end <= part.shape.groups) << text_of(shape);
+            EXPECT_TRUE(task.inner_begin < task.inner_end && task.inner_end <= part.shape.inner) << text_of(shape);
+            EXPECT_LT(task.row, detent_cuda::partial_rows(part)) << text_of(shape);
+            // The steps tile each dimension: what one task ends with, the next begins with.
+            EXPECT_EQ(task.outer_begin % part.outer_step + task.group_begin % part.group_step +
+                          task.inner_begin % part.inner_step,
+                      0u)
+                << text_of(shape);
+        }
+        EXPECT_GE(part.outer_count * part.outer_step, part.shape.outer) << text_of(shape);
+        EXPECT_GE(part.group_count * part.group_step, part.shape.groups) << text_of(shape);
+        EXPECT_GE(part.inner_count * part.inner_step, part.shape.inner) << text_of(shape);
+
+        // The last task reaches the last element, and its threads nothing beyond.
+        const Task last = detent_cuda::task_at(part, tasks - 1);
+        size_t most = 0, owned = 0;
+        for (unsigned thread = 0; thread < detent_cuda::team_of(part); ++thread) {
+            auto vectors = [&](size_t vector, size_t stride, detent_cuda::Run run) {
+                for (unsigned turn = 0; turn < 2; ++turn, vector += stride)
+                    for (size_t i = std::max(run.begin, vector * 4); i < std::min(run.end, (vector + 1) * 4); ++i)
+                        most = std::max(most, i), ++owned;
+            };
+            auto column = [&](size_t at, size_t stride, unsigned count) {
+                for (unsigned turn = 0; turn < count; ++turn) most = std::max(most, at + turn * stride), ++owned;
+            };
+            if (part.narrow)
+                detent_cuda::walk_narrow<2>(part, last, thread, column);
+            else
+                detent_cuda::walk_wide<4, 2>(part, last, thread, vectors);
+        }
+        EXPECT_EQ(most, elements - 1) << text_of(shape);
+        EXPECT_EQ(owned, (last.outer_end - last.outer_begin) * (last.group_end - last.group_begin) *
+                             (last.inner_end - last.inner_begin))
+            << text_of(shape);
+
+        // Maps: the last tile holds the last vector, and places beyond 2^32 are found by true division.
+        const size_t tiles = detent_cuda::map_tiles(elements, 4);
+        EXPECT_GE(detent_cuda::map_vector(tiles - 1, detent_cuda::THREADS - 1, detent_cuda::MAP_UNROLL - 1),
+                  (elements - 1) / 4)
+            << text_of(shape);
+        EXPECT_LE(detent_cuda::map_vector(tiles - 1, 0, 0), (elements - 1) / 4) << text_of(shape);
+        const detent_cuda::Locator locator = detent_cuda::locator_of(shape);
+        for (const size_t i : {(size_t)0, 2 * giga - 1, 2 * giga, elements / 2, elements - 1}) {
+            const detent_cuda::Place place = detent_cuda::place_of(locator, i, 8);
+            EXPECT_EQ(place.group, group_at(shape, i)) << text_of(shape) << ", index " << i;
+            EXPECT_EQ(place.left, std::min<size_t>(8, shape.inner - i % shape.inner))
+                << text_of(shape) << ", index " << i;
+        }
+    }
+}
+
 TEST(CudaGeometry, a_partition_depends_on_the_shape_alone_and_single_rows_need_no_workspace)
 {
     for (const detent_shape3 shape : many_shapes()) {

@@ -60,6 +60,8 @@ TORCH_LIBRARY_IMPL(detent, Autograd, m) {
                            "fake_quantize_mask_backward",
                            "fake_quantize_mask",
                            "fake_quantize_range_mask",
+                           "fake_quantize_sum",
+                           "fake_quantize_range_sum",
                            "fake_quantize_dynamic_mask",
                            "fake_quantize_many_mask",
                            "fake_quantize_many_backward",

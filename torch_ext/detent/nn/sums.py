@@ -30,13 +30,14 @@ def custom_functions() -> list[tuple]:
 
 
 def summable(x, residual) -> bool:
-    """Whether the operators' sum of these two is, in bits and strides, that of ``x + residual``."""
+    """Whether the operators' sum of these two is, in bits and strides, that of ``x + residual``, and no slower."""
     return (
         not torch.jit.is_tracing()
         and type(x) is Tensor
         and type(residual) is Tensor
         and x.dtype == residual.dtype
         and x.is_floating_point()
+        and (x.dtype is not torch.float16 or x.is_cuda)
         and x.shape == residual.shape
         and x.device == residual.device
         and x.layout is torch.strided

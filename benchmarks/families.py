@@ -1,4 +1,4 @@
-"""The roofline: every kernel family on one tensor, per tensor, in bytes needed, bytes moved and share of a copy's speed.
+"""The roofline: every kernel family on one tensor, in bytes needed, bytes moved and share of a copy's speed.
 
 Needed are the bytes of what a call reads and of what it returns. Moved are those that it reads and writes in the passes
 it makes: a range must be known before the first value is rounded, so what finds one reads x twice. Both count loads and
@@ -72,7 +72,9 @@ def _integers(data: Data) -> Iterator[Group]:
         def quantize(qmin=qmin, qmax=qmax, packed=packed) -> Tensor:
             return functional.quantize(x, *affine, qmin=qmin, qmax=qmax, dtype=torch.int8, packed=packed)
 
-        def dequantize(codes=quantize(), packed=packed) -> Tensor:
+        codes = quantize()
+
+        def dequantize(codes=codes, packed=packed) -> Tensor:
             return functional.dequantize(codes, *affine, dtype=x.dtype, packed=packed)
 
         there, back = {}, {}
@@ -80,7 +82,7 @@ def _integers(data: Data) -> Iterator[Group]:
             there["aten"] = lambda: torch.quantize_per_tensor(x, scale, 3, torch.qint8)
             back["aten"] = there["aten"]().dequantize
         yield _family(data, f"quantize to {name}", quantize, (x,), others=there)
-        yield _family(data, f"dequantize from {name}", dequantize, (quantize(),), others=back)
+        yield _family(data, f"dequantize from {name}", dequantize, (codes,), others=back)
 
 
 def _others(data: Data) -> Iterator[Group]:
@@ -94,9 +96,8 @@ def _others(data: Data) -> Iterator[Group]:
     )
     for name in ("float8_e4m3fn", "float8_e5m2"):
         yield _family(data, f"float_cast to {name}", lambda name=name: functional.float_cast(x, name, data.scale), (x,))
-    yield _family(
-        data, "observe_min_max", lambda: _ours.observe_min_max(x), (x,), others={"aten aminmax": lambda: torch.aminmax(x)}
-    )
+    aten = {"aten aminmax": lambda: torch.aminmax(x)}
+    yield _family(data, "observe_min_max", lambda: _ours.observe_min_max(x), (x,), others=aten)
     ends = [torch.full((1,), value, device=x.device) for value in (torch.inf, -torch.inf)]
     counts = [torch.zeros(shape, dtype=torch.int64, device=x.device) for shape in ((1,), (1, _BINS))]
     yield _family(
@@ -107,7 +108,7 @@ def _others(data: Data) -> Iterator[Group]:
 
 def groups(device: str, quick: bool) -> Iterator[Group]:
     """Every family on 16 MiB of float32, and of bfloat16."""
-    for dtype in (torch.float32, torch.bfloat16):
+    for dtype in (torch.float32,) if quick else (torch.float32, torch.bfloat16):
         data = dataset("per_tensor", device, dtype, ((1 << 18 if quick else 16 << 20) // dtype.itemsize,))
         yield from _fake_quantize(data, relu=False)
         yield from _fake_quantize(data, relu=True)
@@ -124,7 +125,8 @@ def table(results: list[dict]) -> list[str]:
         moved = row["copy_fraction"] * result["bytes_moved"] / result["bytes_needed"]
         lines.append(
             f"| {result['kind'].removeprefix('family: ')} | {result['dtype']} | {result['bytes_needed'] / size:.3g} x "
-            f"| {result['bytes_moved'] / size:.3g} x | {row['median_us'] / result['contenders']['copy']['median_us']:.2f} "
+            f"| {result['bytes_moved'] / size:.3g} x "
+            f"| {row['median_us'] / result['contenders']['copy']['median_us']:.2f} "
             f"| {row['copy_fraction']:.0%} | {moved:.0%} |"
         )
     return lines

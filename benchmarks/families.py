@@ -48,6 +48,12 @@ def _fake_quantize(data: Data, relu: bool) -> Iterator[Group]:
 
     mask = masked()[1]
     two_passes = {"detent, two passes": lambda: data.ours(torch.relu(x), *affine)} if relu else {}
+    if relu:
+        passes = {"detent, three passes": lambda: data.ours(torch.relu(x + grad), *affine)}
+        yield _family(
+            data, "residual + ReLU + fake_quantize",
+            lambda: data.ours(x, *affine, activation_min=0.0, residual=grad), (x, grad), others=passes,
+        )  # fmt: skip
     yield _family(
         data, f"{title}fake_quantize",
         lambda: _ours.fake_quantize(x, *affine, *grid, None, None, 1.0, *activation), (x,), others=two_passes,
@@ -94,6 +100,15 @@ def _others(data: Data) -> Iterator[Group]:
     yield _family(
         data, "fake_quantize_stochastic", lambda: _ours.fake_quantize_stochastic(x, *data.learned, random, *grid), (x,)
     )
+    inside = x.abs() < 2
+    mask = functional.pack_mask(inside)
+    yield _family(data, "pack_mask", lambda: functional.pack_mask(inside), (inside,))
+    yield _family(data, "unpack_mask", lambda: functional.unpack_mask(mask, x.shape), (mask,))
+    for name in ("mxfp4", "mxfp8_e4m3", "nvfp4"):
+        twice = (x,) if name == "nvfp4" else ()  # whose scales have a scale, of the whole tensor
+        yield _family(
+            data, f"block_cast to {name}", lambda name=name: functional.block_cast(x, name), (x,), again=twice
+        )
     for name in ("float8_e4m3fn", "float8_e5m2"):
         yield _family(data, f"float_cast to {name}", lambda name=name: functional.float_cast(x, name, data.scale), (x,))
     aten = {"aten aminmax": lambda: torch.aminmax(x)}

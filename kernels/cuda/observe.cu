@@ -57,7 +57,7 @@ detent_status run_observe(const void *x, detent_dtype dtype, detent_shape3 shape
 template <typename X>
 static detent_status observe_many(const Observed &observed, double limit, void *partials, detent_stream stream)
 {
-    typedef Observe<X, float> Op;
+    typedef Observe<X, float, FinishStatistics<float>> Op;
     size_t offset = 0;
     const auto job_of = [&](size_t i) -> ReduceJob<Op> {
         const ObservedItem item = observed.item(observed.items, i);

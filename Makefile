@@ -1,6 +1,6 @@
 # make demo     train a small network, lose accuracy to quantization, win it back, export it
 # make test     GoogleTest (plain and with sanitizers) and pytest
-# make bench    ratios against a copy, ATen and torch.compile
+# make bench    ratios against a copy, ATen, torch.compile and Triton: JSON and plots in benchmarks/out
 # Each sets up what it needs in .venv and build; PYTHON=... and VENV=... choose others.
 
 PYTHON ?= python3

@@ -1,4 +1,4 @@
-"""The roofline: every kernel family on one tensor, per tensor, in bytes needed, bytes moved and share of a copy's speed.
+"""The roofline: every kernel family on one tensor, in bytes needed, bytes moved and share of a copy's speed.
 
 Needed are the bytes of what a call reads and of what it returns. Moved are those that it reads and writes in the passes
 it makes: a range must be known before the first value is rounded, so what finds one reads x twice. Both count loads and
@@ -48,6 +48,12 @@ def _fake_quantize(data: Data, relu: bool) -> Iterator[Group]:
 
     mask = masked()[1]
     two_passes = {"detent, two passes": lambda: data.ours(torch.relu(x), *affine)} if relu else {}
+    if relu:
+        passes = {"detent, three passes": lambda: data.ours(torch.relu(x + grad), *affine)}
+        yield _family(
+            data, "residual + ReLU + fake_quantize",
+            lambda: data.ours(x, *affine, activation_min=0.0, residual=grad), (x, grad), others=passes,
+        )  # fmt: skip
     yield _family(
         data, f"{title}fake_quantize",
         lambda: _ours.fake_quantize(x, *affine, *grid, None, None, 1.0, *activation), (x,), others=two_passes,
@@ -72,7 +78,9 @@ def _integers(data: Data) -> Iterator[Group]:
         def quantize(qmin=qmin, qmax=qmax, packed=packed) -> Tensor:
             return functional.quantize(x, *affine, qmin=qmin, qmax=qmax, dtype=torch.int8, packed=packed)
 
-        def dequantize(codes=quantize(), packed=packed) -> Tensor:
+        codes = quantize()
+
+        def dequantize(codes=codes, packed=packed) -> Tensor:
             return functional.dequantize(codes, *affine, dtype=x.dtype, packed=packed)
 
         there, back = {}, {}
@@ -80,7 +88,7 @@ def _integers(data: Data) -> Iterator[Group]:
             there["aten"] = lambda: torch.quantize_per_tensor(x, scale, 3, torch.qint8)
             back["aten"] = there["aten"]().dequantize
         yield _family(data, f"quantize to {name}", quantize, (x,), others=there)
-        yield _family(data, f"dequantize from {name}", dequantize, (quantize(),), others=back)
+        yield _family(data, f"dequantize from {name}", dequantize, (codes,), others=back)
 
 
 def _others(data: Data) -> Iterator[Group]:
@@ -92,11 +100,19 @@ def _others(data: Data) -> Iterator[Group]:
     yield _family(
         data, "fake_quantize_stochastic", lambda: _ours.fake_quantize_stochastic(x, *data.learned, random, *grid), (x,)
     )
+    inside = x.abs() < 2
+    mask = functional.pack_mask(inside)
+    yield _family(data, "pack_mask", lambda: functional.pack_mask(inside), (inside,))
+    yield _family(data, "unpack_mask", lambda: functional.unpack_mask(mask, x.shape), (mask,))
+    for name in ("mxfp4", "mxfp8_e4m3", "nvfp4"):
+        twice = (x,) if name == "nvfp4" else ()  # whose scales have a scale, of the whole tensor
+        yield _family(
+            data, f"block_cast to {name}", lambda name=name: functional.block_cast(x, name), (x,), again=twice
+        )
     for name in ("float8_e4m3fn", "float8_e5m2"):
         yield _family(data, f"float_cast to {name}", lambda name=name: functional.float_cast(x, name, data.scale), (x,))
-    yield _family(
-        data, "observe_min_max", lambda: _ours.observe_min_max(x), (x,), others={"aten aminmax": lambda: torch.aminmax(x)}
-    )
+    aten = {"aten aminmax": lambda: torch.aminmax(x)}
+    yield _family(data, "observe_min_max", lambda: _ours.observe_min_max(x), (x,), others=aten)
     ends = [torch.full((1,), value, device=x.device) for value in (torch.inf, -torch.inf)]
     counts = [torch.zeros(shape, dtype=torch.int64, device=x.device) for shape in ((1,), (1, _BINS))]
     yield _family(
@@ -107,7 +123,7 @@ def _others(data: Data) -> Iterator[Group]:
 
 def groups(device: str, quick: bool) -> Iterator[Group]:
     """Every family on 16 MiB of float32, and of bfloat16."""
-    for dtype in (torch.float32, torch.bfloat16):
+    for dtype in (torch.float32,) if quick else (torch.float32, torch.bfloat16):
         data = dataset("per_tensor", device, dtype, ((1 << 18 if quick else 16 << 20) // dtype.itemsize,))
         yield from _fake_quantize(data, relu=False)
         yield from _fake_quantize(data, relu=True)
@@ -124,7 +140,8 @@ def table(results: list[dict]) -> list[str]:
         moved = row["copy_fraction"] * result["bytes_moved"] / result["bytes_needed"]
         lines.append(
             f"| {result['kind'].removeprefix('family: ')} | {result['dtype']} | {result['bytes_needed'] / size:.3g} x "
-            f"| {result['bytes_moved'] / size:.3g} x | {row['median_us'] / result['contenders']['copy']['median_us']:.2f} "
+            f"| {result['bytes_moved'] / size:.3g} x "
+            f"| {row['median_us'] / result['contenders']['copy']['median_us']:.2f} "
             f"| {row['copy_fraction']:.0%} | {moved:.0%} |"
         )
     return lines

@@ -83,7 +83,8 @@ def goals(groups: list[dict], device: str) -> list[dict]:
             result.append(_goal(f"{kind} / {unit}", "<=", target, named(kind), _over("unit")))
         for kind, rivals in (("forward", _ATEN), ("learned backward", ("aten learnable",))):
             result.append(_goal(f"ATen's {kind} / ours", ">=", 10, named(kind), _ahead(*rivals)))
-    for kind in ("forward", "learned backward", "fixed backward", "learned forward + backward", "fixed forward + backward"):
+    steps = ("learned forward + backward", "fixed forward + backward")
+    for kind in ("forward", "learned backward", "fixed backward", *steps):
         result.append(_goal(f"{kind} / compiled formula", "<=", 1, named(kind, 0), _over("formula, compiled")))
     for kind in ("fixed forward", "fixed forward + backward", "learned forward", "learned forward + backward"):
         chosen = [

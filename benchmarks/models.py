@@ -43,7 +43,7 @@ class ResNet20(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolution beside a shortcut, which is a convolution where shapes differ (He 2015, figure 5)."""
+    """1x1, 3x3 and 1x1 convolution beside a shortcut, a convolution where shapes differ (He 2015, figure 5)."""
 
     def __init__(self, inputs: int, width: int, stride: int) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ def _heads(x: Tensor, size: int) -> Tensor:
 
 
 class EncoderBlock(nn.Module):
-    """Attention and two layers with a GELU, each after a norm and beside a shortcut (Dosovitskiy 2020, eqs. 2 and 3)."""
+    """Attention and two layers with a GELU, each after a norm, beside a shortcut (Dosovitskiy 2020, eqs. 2 and 3)."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()

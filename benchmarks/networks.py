@@ -26,7 +26,6 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "Llama 3 8B layer": (LlamaBlock, (1, 256, 4096)),
 }
 QUICK_NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
-    "small vision transformer": (lambda: VisionTransformer(32, 64, 1, 2), (1, 3, 32, 32)),
     "small Llama layer": (lambda: LlamaBlock(64, 128, 4, 2, 16), (1, 16, 64)),
 }
 #: Tensors of fewer bytes are not compiled for: there are many, each takes a second, and they take none of the time.
@@ -49,7 +48,7 @@ class Rounded:
 
 
 def rounded(model: nn.Module, x: Tensor) -> Counter[Rounded]:
-    """The tensors that the quantizers of ``model``'s simulation get in a forward with ``x``, and how often each comes."""
+    """What the quantizers of ``model``'s simulation get in a forward with ``x``, and how often each comes."""
     sim = QuantizationSimModel(model, x[:1], "min_max")
     sim.compute_encodings(lambda model: model(x[:1]))
     found: Counter[Rounded] = Counter()

@@ -110,7 +110,8 @@ def _networks(plt, report: dict):
     figure, axes = plt.subplots(1, 3, figsize=(12, 4))
     for axis, (kind, unit) in zip(axes, _UNITS.items()):
         chosen = [row for row in rows if row["kind"] == kind]
-        names = [name for name in COLORS if name not in ("unit", "copy") and any(name in r["contenders"] for r in chosen)]
+        taking_part = {name for row in chosen for name in row["contenders"]} - {"unit", "copy"}
+        names = [name for name in COLORS if name in taking_part]
         width = 0.8 / len(names)
         for number, name in enumerate(names):
             there = [(place, row["contenders"][name]) for place, row in enumerate(chosen) if name in row["contenders"]]

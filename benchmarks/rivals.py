@@ -60,3 +60,4 @@ def replace(sim: QuantizationSimModel, rival: type[_Rival]) -> None:
         if quantizer.mode == "learned":
             quantizer.parametrization = "scale_zero_point"
         quantizer.__class__ = rival
+        quantizer._kept_weights = None  # which would be computed by our operators

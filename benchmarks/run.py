@@ -56,7 +56,7 @@ QUICK_SHAPES = (("per_channel_1", (64, 64, 7, 7)),)
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="default: all")
-    parser.add_argument("--out", type=Path, default=HERE / "out", help="folder of JSON and plots (default: benchmarks/out)")
+    parser.add_argument("--out", type=Path, default=HERE / "out", help="for JSON and plots (default: benchmarks/out)")
     parser.add_argument("--quick", action="store_true", help="fewer cases and rounds: shows that all of it runs")
     parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where torch has it")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
@@ -131,7 +131,7 @@ def _groups(options: argparse.Namespace, left_out: list[str]) -> Iterator[Group]
 def _effort(group: Group, device: str, quick: bool) -> Effort:
     sample_s = 2e-4 if device == "cpu" else 2e-3
     if quick:
-        return Effort(0.05, 3, 50, sample_s)
+        return Effort(0.02, 3, 50, sample_s)
     if group.about["part"] == "networks":
         return Effort(0.1, 3, 100, sample_s)
     return Effort(0.6, 7 if group.bytes <= ATEN_BYTES else 3, 200, sample_s)
@@ -159,6 +159,7 @@ def main() -> None:
     for key, value in report["environment"].items():
         print(f"{key}: {value}")
     results: list[dict] = []
+    gc.freeze()  # torch's own objects need no looking at before each group
 
     def take(result: dict) -> None:
         results.append(result)
@@ -174,7 +175,6 @@ def main() -> None:
         take(measure(group, options.device, _effort(group, options.device, options.quick)))
         note_time(group.about["part"])
         group.contenders.clear()
-        gc.collect()
     if "small" in options.parts:
         for result in small.run(options.device, options.quick):
             take(result)

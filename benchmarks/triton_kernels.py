@@ -79,7 +79,7 @@ def _geometry(x: Tensor, axis: int | None) -> tuple[int, int, int, dict[str, int
 
 
 def forward(x: Tensor, learned: tuple[Tensor, Tensor], axis: int | None, qmin: int, qmax: int) -> Contender:
-    """A call that gives y. ``axis``: the channels' or ``None``; ``learned``: scale and zero point, one value a channel."""
+    """A call that gives y. ``axis``: the channels' or ``None``; ``learned``: scale and zero point per channel."""
     if why := missing(x):
         return why
     columns, groups, rows, tile = _geometry(x, axis)

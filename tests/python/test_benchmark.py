@@ -191,9 +191,8 @@ def test_plots_are_drawn_beside_the_json(report):
     path = report[2]
     for name in ("sweep_float32", "sweep_bfloat16", "roofline", "networks"):
         plot = path.with_name(f"{path.stem}_{name}.svg")
-        text = "".join(ElementTree.parse(plot).getroot().itertext())
-        assert plot.stat().st_size > 10_000 and text is not None
-        assert f"wrote {plot.name}" in report[1].replace(str(path.parent) + "/", "") or plot.name in report[1]
+        drawn = [element for element in ElementTree.parse(plot).iter() if element.tag.endswith("}path")]
+        assert len(drawn) > 20 and plot.name in report[1]
 
 
 def test_json_holds_no_folder_of_this_machine(report):
@@ -233,7 +232,10 @@ def test_rivals_compute_what_the_simulation_computes(way):
     for rival in (rivals.Aten, rivals.Formula):
         sim = step.simulated(model, x, way)
         rivals.replace(sim, rival)
-        y = sim.model(x)
+        with torch.profiler.profile() as profile:
+            y = sim.model(x)
+        called = {event.key for event in profile.key_averages()}
+        assert not [name for name in called if name.startswith("detent::") and "encode" not in name]
         y.square().mean().backward()
         # A value at the middle between two codes may go either way where ATen multiplies by 1 / scale.
         assert (y - expected).abs().max() < 0.1 * expected.abs().max()

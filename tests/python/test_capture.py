@@ -297,6 +297,15 @@ def test_pickle_and_generated_classes(resnet, x):
     assert torch.equal(pickle.loads(pickle.dumps(sim.model))(x), sim.model(x)) and type(net).__name__ == "Made"
 
 
+def test_copies_and_pickles_of_a_simulation_whose_model_is_long(x):
+    sim = calibrated(nn.Sequential(*[Block(3, 3, 1) for _ in range(60)]).eval(), x)
+    expected, report = sim.model(x), str(sim)
+    for other in (copy.deepcopy(sim), pickle.loads(pickle.dumps(sim))):
+        assert torch.equal(other.model(x), expected) and str(other) == report
+        other.exclude_layers_from_quantization([other.model[7].conv1])
+        assert str(other) != report and str(sim) == report
+
+
 def test_onnx_names(x, tmp_path):
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxscript"), pytest.importorskip("safetensors")

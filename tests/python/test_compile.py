@@ -57,11 +57,13 @@ SAMPLES = {
     ),
     "fake_quantize of a sum": (
         "fake_quantize",
-        lambda: (tensors(4, 6), positive(), tensors(), 0, 7, None, None, 1.0, 0.0, None, tensors(4, 6)),
+        lambda: (tensors(4, 6), positive(), tensors(), 0, 7, None, None, 1.0, 0.0, None, True, tensors(4, 6)),
     ),
     "fake_quantize of a sum, fixed": (
         "fake_quantize",
-        lambda: (channels_last(), positive(3, grad=False), None, -8, 7, 1, None, 1.0, None, None, channels_last()),
+        lambda: (
+            channels_last(), positive(3, grad=False), None, -8, 7, 1, None, 1.0, None, None, False, channels_last(),
+        ),  # fmt: skip
     ),
     "fake_quantize_sum": (
         "fake_quantize_sum",

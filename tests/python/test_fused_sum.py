@@ -35,8 +35,8 @@ def run(x, residual, g, activation, fused, mode, first, second, grid=(-8, 7), ax
     if "range" in mode:
         y = ops.fake_quantize_range(into, first, second, *grid, "symmetric" in mode, None, axis, block_size, *before)
     else:
-        zero_point = None if "no zero" in mode else second
-        y = ops.fake_quantize(into, first, zero_point, *grid, axis, block_size, 0.25, *before)
+        zero_point, (low, high, added) = None if "no zero" in mode else second, before
+        y = ops.fake_quantize(into, first, zero_point, *grid, axis, block_size, 0.25, low, high, False, added)
     y.backward(g)
     return [t for t in (y, x.grad, residual.grad, first.grad, second.grad) if t is not None]
 

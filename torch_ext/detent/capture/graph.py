@@ -112,6 +112,48 @@ class Graph:
     lines: dict[str, dict[tuple[str, Line], list[str]]] = field(default_factory=dict)  # module -> Capture.lines
     returned: list[Value] = field(default_factory=list)  # by the model
 
+    def __getstate__(self) -> dict:
+        """Copied and pickled as a list of nodes that are linked by number: by reference they are nested as deeply as
+        the model is long, which is more than Python's stack holds."""
+        nodes, numbers = [], {}
+
+        def flat(value):
+            if isinstance(value, _NODES):
+                if id(value) not in numbers:
+                    numbers[id(value)] = _Number(len(nodes))
+                    nodes.append(value)
+                return numbers[id(value)]
+            if isinstance(value, list):
+                return [flat(item) for item in value]
+            return {key: flat(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+        state = flat(vars(self))
+        return {"graph": state, "nodes": [(type(node), flat(vars(node))) for node in nodes]}  # more of them on the way
+
+    def __setstate__(self, state: dict) -> None:
+        nodes = [kind.__new__(kind) for kind, _ in state["nodes"]]
+
+        def linked(value):
+            if isinstance(value, _Number):
+                return nodes[value.number]
+            if isinstance(value, list):
+                return [linked(item) for item in value]
+            return {key: linked(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+        for node, (_, fields) in zip(nodes, state["nodes"]):
+            vars(node).update(linked(fields))
+        vars(self).update(linked(state["graph"]))
+
+
+_NODES = (Event, Read, Value)
+
+
+@dataclass(frozen=True)
+class _Number:
+    """Stands for a node."""
+
+    number: int
+
 
 @dataclass
 class _Frame:

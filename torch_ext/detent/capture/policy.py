@@ -89,7 +89,7 @@ class Policy:
             while end.key in last and end.key in self.fusions.inner:
                 end = last[end.key]
             if end is not event:
-                ends[event.key] = end
+                ends[event.key] = Event(*end.key, end.onnx_op)  # linked to no other: Graph.__getstate__
         inputs = {
             (event.key, read.slot): said for event in self.graph.events for read in event.reads
             if read.value.producer is None and not event.constant and (said := self._unfit(read.value)) is not None

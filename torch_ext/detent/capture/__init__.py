@@ -1,10 +1,10 @@
 """Capture: which tensors flow where in a user's model, and quantizers at the functions its forwards call."""
 
 from .exclude import call_sites, exclude
-from .graph import record
 from .mode import place
 from .placement import install
 from .reasons import Reasons
+from .recording import record
 from .sites import CallSite
 from .strip import float_class, strip
 

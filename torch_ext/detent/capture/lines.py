@@ -13,7 +13,7 @@ __all__ = ["Line", "calling_line", "shown"]
 Line = tuple[str, int]
 
 _TORCH = ("_jit_internal", "_ops", "_tensor", "functional", "nn/functional", "overrides", "utils/_contextlib")
-_OURS = ("composites", "graph", "lines", "mode")
+_OURS = ("composites", "lines", "mode", "recording")
 #: Files of code that runs between a model's line and the mode that sees the function.
 _BETWEEN = frozenset(
     str(Path(above).parent / f"{name}.py") for above, names in ((torch.__file__, _TORCH), (__file__, _OURS))

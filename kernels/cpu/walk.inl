@@ -233,7 +233,8 @@ static void DETENT_REAL(reduce_narrow)(const REDUCE *reduce, const detent_tile *
     DETENT_REAL(start_reader)(&reader, reduce->encoding, DETENT_REAL(detent_real_grid_of)(reduce->encoding), 0);
     DETENT_REAL(spread_encodings) each;
     real first_terms[DETENT_COLUMNS], second_terms[DETENT_COLUMNS];
-    double first[DETENT_COLUMNS] = {0}, second[DETENT_COLUMNS] = {0};
+    double first[DETENT_COLUMNS], second[DETENT_COLUMNS];
+    for (size_t i = 0; i < columns.width; ++i) first[i] = second[i] = 0;
 
     DETENT_REAL(spread)(&reader, shape, tile->group_begin * shape.inner, columns.width, &each);
     for (size_t outer = tile->outer_begin; outer < tile->outer_end;) {
@@ -254,11 +255,15 @@ static void DETENT_REAL(reduce_narrow)(const REDUCE *reduce, const detent_tile *
     }
     const size_t groups = tile->group_end - tile->group_begin;
     for (size_t i = 0; i < 2 * groups; ++i) sums[i] = 0;
-    for (size_t i = 0, group = 0; i < columns.width; group = group + 1 == groups ? 0 : group + 1)
+    for (size_t i = 0, group = 0; i < columns.width; group = group + 1 == groups ? 0 : group + 1) {
+        double of_first = 0, of_second = 0; /* in registers: sums may be where `first` is, for all a compiler knows */
         for (const size_t end = i + shape.inner; i < end; ++i) {
-            sums[2 * group] += first[i];
-            sums[2 * group + 1] += second[i];
+            of_first += first[i];
+            of_second += second[i];
         }
+        sums[2 * group] += of_first;
+        sums[2 * group + 1] += of_second;
+    }
 }
 
 void DETENT_REAL(detent_reduce_tiles)(int64_t begin, int64_t end, void *context)

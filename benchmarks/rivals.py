@@ -37,6 +37,7 @@ class Aten(_Rival):
         scale, zero_point = (tensor.flatten() for tensor in self._operands(x))
         grid = (self.qmin, self.qmax)
         if self.mode == "learned":
+            zero_point = zero_point.clamp(*grid)  # it refuses one that a step has moved off the grid
             if self.axis is None:
                 return torch._fake_quantize_learnable_per_tensor_affine(x, scale, zero_point, *grid, 1.0)
             return torch._fake_quantize_learnable_per_channel_affine(

@@ -121,14 +121,19 @@ detent_status detent_check_code_types_bwd(detent_dtype x_dtype, detent_dtype q_d
     return q_dtype == DETENT_I4 || q_dtype == DETENT_U4 ? DETENT_BAD_DTYPE : detent_check_code_types(x_dtype, q_dtype);
 }
 
+detent_status detent_check_workspace(const void *workspace, size_t workspace_bytes, size_t needed_bytes)
+{
+    return workspace_bytes < needed_bytes || (needed_bytes > 0 && workspace == NULL) ? DETENT_WORKSPACE_SMALL
+                                                                                     : DETENT_OK;
+}
+
 detent_status detent_check_sums(const void *grad_first, const void *grad_second, size_t groups,
                                 const detent_encoding *encoding, const void *workspace, size_t workspace_bytes,
                                 size_t needed_bytes)
 {
     const int has_second = encoding->scale == NULL || encoding->zero_point != NULL;
     if (groups > 0 && (grad_first == NULL || (has_second && grad_second == NULL))) return DETENT_BAD_ARGUMENT;
-    return workspace_bytes < needed_bytes || (needed_bytes > 0 && workspace == NULL) ? DETENT_WORKSPACE_SMALL
-                                                                                     : DETENT_OK;
+    return detent_check_workspace(workspace, workspace_bytes, needed_bytes);
 }
 
 int detent_is_float(detent_dtype dtype)
@@ -161,8 +166,7 @@ detent_status detent_check_histogram(const void *x, const void *min, const void 
     const int absent = min == NULL || max == NULL || ignored == NULL || counts == NULL;
     if (!detent_are_bins(bins) || (elements > 0 && x == NULL) || (shape.groups > 0 && absent))
         return DETENT_BAD_ARGUMENT;
-    return workspace_bytes < needed_bytes || (needed_bytes > 0 && workspace == NULL) ? DETENT_WORKSPACE_SMALL
-                                                                                     : DETENT_OK;
+    return detent_check_workspace(workspace, workspace_bytes, needed_bytes);
 }
 
 detent_status detent_check_merge(const void *other_min, const void *other_max, const int64_t *other_ignored,

@@ -38,14 +38,19 @@ DETENT_CLONES static void DETENT_REAL(join_columns)(const real *restrict x, size
 }
 
 /* The same for a column that is contiguous. */
-DETENT_CLONES static void DETENT_REAL(join_run)(const real *restrict x, size_t n, BITS *restrict largest)
+static inline __attribute__((always_inline)) BITS DETENT_REAL(largest_of_run)(const real *restrict x, size_t n,
+                                                                              BITS largest)
 {
-    BITS most = *largest;
     for (size_t i = 0; i < n; ++i) {
         const BITS bits = DETENT_REAL(detent_finite_magnitude)(x[i]);
-        most = bits > most ? bits : most;
+        largest = bits > largest ? bits : largest;
     }
-    *largest = most;
+    return largest;
+}
+
+DETENT_CLONES static void DETENT_REAL(join_run)(const real *restrict x, size_t n, BITS *restrict largest)
+{
+    *largest = DETENT_REAL(largest_of_run)(x, n, *largest);
 }
 
 static void DETENT_REAL(join)(const real *x, size_t rows, size_t columns, BITS *largest)
@@ -71,11 +76,7 @@ DETENT_CLONES static void DETENT_REAL(lay_scales_of_runs)(const real *restrict x
 {
     for (size_t first = 0; first < n; first += block) {
         const size_t end = detent_min_size(n, first + block);
-        BITS largest = 0;
-        for (size_t i = first; i < end; ++i) {
-            const BITS bits = DETENT_REAL(detent_finite_magnitude)(x[i]);
-            largest = bits > largest ? bits : largest;
-        }
+        const BITS largest = DETENT_REAL(largest_of_run)(x + first, end - first, 0);
         const real all = DETENT_REAL(scale_of)(largest, elements, tensor_scale);
         for (size_t i = first; i < end; ++i) scale[i] = all;
     }

@@ -34,6 +34,8 @@ detent_status detent_check_block_cast(const void *x, const void *y, detent_dtype
 detent_status detent_check_code_types(detent_dtype x_dtype, detent_dtype q_dtype);
 detent_status detent_check_code_types_bwd(detent_dtype x_dtype, detent_dtype q_dtype);
 /* Where the sums of a backward go, and the workspace they need. */
+detent_status detent_check_workspace(const void *workspace, size_t workspace_bytes, size_t needed_bytes);
+
 detent_status detent_check_sums(const void *grad_first, const void *grad_second, size_t groups,
                                 const detent_encoding *encoding, const void *workspace, size_t workspace_bytes,
                                 size_t needed_bytes);

@@ -152,7 +152,8 @@ detent_status detent_fake_quantize_dynamic_cpu(const void *x, void *y, uint8_t *
     if (status != DETENT_OK) return status;
     if (shape.groups > 0 && (min == NULL || max == NULL)) return DETENT_BAD_ARGUMENT;
     if (clip != NULL && clip_count != 1 && clip_count != shape.groups) return DETENT_BAD_ARGUMENT;
-    if (workspace_bytes < needed || (needed > 0 && workspace == NULL)) return DETENT_WORKSPACE_SMALL;
+    status = detent_check_workspace(workspace, workspace_bytes, needed);
+    if (status != DETENT_OK) return status;
     if (shape.groups == 0) return DETENT_OK;
 
     int64_t *ignored = (int64_t *)((char *)workspace + observer_bytes);

@@ -27,6 +27,9 @@
 /* A sum is kept in sixteen lanes, then a tree: the same order whatever the instruction set. As vectors they stay in
  * registers. A vector of masks, which are bytes, has more. */
 enum { DETENT_LANES = 16, DETENT_HALF_LANES = DETENT_LANES / 2, DETENT_MASK_LANES = 32 };
+
+/* Groups of sixteen or more that a block may hold. */
+enum { DETENT_ROWS = DETENT_BLOCK / DETENT_LANES };
 typedef float detent_half_lanes_f32 __attribute__((vector_size(DETENT_HALF_LANES * sizeof(float))));
 typedef double detent_half_lanes_f64 __attribute__((vector_size(DETENT_HALF_LANES * sizeof(double))));
 typedef struct detent_lanes_f32 {

@@ -16,11 +16,6 @@ static detent_status check_math(detent_dtype dtype, detent_grid grid, size_t ite
     return DETENT_OK;
 }
 
-static detent_status check_room(const void *workspace, size_t workspace_bytes, size_t needed)
-{
-    return workspace_bytes < needed || (needed > 0 && workspace == NULL) ? DETENT_WORKSPACE_SMALL : DETENT_OK;
-}
-
 detent_status detent_check_items(const detent_fake_quantize_item *items, size_t count, detent_dtype dtype, int *wide)
 {
     detent_status status = check_list(items, count);
@@ -67,7 +62,7 @@ detent_status detent_check_dynamic_items(const detent_fake_quantize_dynamic_item
         if (item->clip != NULL && item->clip_count != 1 && item->clip_count != groups) return DETENT_BAD_ARGUMENT;
     }
     if (status == DETENT_OK) status = DETENT_ITEMS_WORKSPACE(items, count, workspace_of, &needed);
-    return status == DETENT_OK ? check_room(workspace, workspace_bytes, needed) : status;
+    return status == DETENT_OK ? detent_check_workspace(workspace, workspace_bytes, needed) : status;
 }
 
 detent_status detent_check_bwd_items(const detent_fake_quantize_bwd_item *items, size_t count, detent_dtype dtype,
@@ -87,7 +82,7 @@ detent_status detent_check_bwd_items(const detent_fake_quantize_bwd_item *items,
                 detent_check_sums(item->grad_first, item->grad_second, item->shape.groups, &item->encoding, NULL, 0, 0);
     }
     if (status == DETENT_OK) status = DETENT_ITEMS_WORKSPACE(items, count, workspace_of, &needed);
-    return status == DETENT_OK ? check_room(workspace, workspace_bytes, needed) : status;
+    return status == DETENT_OK ? detent_check_workspace(workspace, workspace_bytes, needed) : status;
 }
 
 detent_status detent_check_mask_bwd_items(const detent_fake_quantize_mask_bwd_item *items, size_t count,

@@ -7,9 +7,6 @@
 #include "check.h"
 #include "walk.h"
 
-/* Groups of sixteen or more that a block may hold. */
-enum { ROWS = DETENT_BLOCK / DETENT_LANES };
-
 static void join_sums(detent_sums *into, const detent_sums *more)
 {
     into->size += more->size;
@@ -59,8 +56,7 @@ static detent_status check(const void *x, const void *min, const void *max, cons
     if (!detent_is_float(dtype)) return DETENT_BAD_DTYPE;
     if ((elements > 0 && x == NULL) || (shape.groups > 0 && (min == NULL || max == NULL || ignored == NULL)))
         return DETENT_BAD_ARGUMENT;
-    return workspace_bytes < needed_bytes || (needed_bytes > 0 && workspace == NULL) ? DETENT_WORKSPACE_SMALL
-                                                                                     : DETENT_OK;
+    return detent_check_workspace(workspace, workspace_bytes, needed_bytes);
 }
 
 static void run(detent_observation *job, detent_parallel_for parallel)

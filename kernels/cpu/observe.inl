@@ -192,7 +192,7 @@ static void DETENT_REAL(observe_wide)(const detent_observation *job, const deten
     const size_t most_rows = detent_max_size(1, DETENT_BLOCK / shape.inner);
     const real limit = (real)detent_counting_limit(job->dtype);
     DETENT_REAL(columns) seen;
-    detent_sums of_row[ROWS];
+    detent_sums of_row[DETENT_ROWS];
     real buffer[DETENT_BLOCK];
     for (size_t outer = tile->outer_begin; outer < tile->outer_end; ++outer)
         for (size_t group = tile->group_begin; group < tile->group_end; group += most_rows) {

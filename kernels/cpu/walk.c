@@ -10,9 +10,6 @@ enum { TILE = 16384 };
 /* Rows a narrow tile should have: its columns leave two sums each, whatever the number of rows. */
 enum { NARROW_ROWS = 32 };
 
-/* Groups of sixteen or more that a block may hold. */
-enum { ROWS = DETENT_BLOCK / DETENT_LANES };
-
 detent_tiles detent_tiles_of(detent_shape3 shape)
 {
     detent_tiles tiles = {0};

@@ -10,7 +10,7 @@ typedef struct ENCODING_READER {
     DETENT_REAL(detent_real_grid) grid;
     real absent; /* stands for a zero point where there is none */
     size_t first, count;
-    real scale[ROWS], zero_point[ROWS];
+    real scale[DETENT_ROWS], zero_point[DETENT_ROWS];
 } ENCODING_READER;
 
 /* Scale and zero point of n groups in a row. */

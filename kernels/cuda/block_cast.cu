@@ -211,7 +211,8 @@ detent_status detent_block_cast_cuda(const void *x, void *y, uint8_t *mask, dete
     detent_status status = detent_check_block_cast(x, y, dtype, shape, block_size, format, &elements);
     if (status == DETENT_OK) status = detent_block_cast_workspace_cuda(dtype, shape, block_size, &needed);
     if (status != DETENT_OK || elements == 0) return status;
-    if (workspace_bytes < needed || (needed > 0 && workspace == nullptr)) return DETENT_WORKSPACE_SMALL;
+    status = detent_check_workspace(workspace, workspace_bytes, needed);
+    if (status != DETENT_OK) return status;
     static detent_status (*const by_dtype[])(const BlockCastCall &) = {
         block_cast<float, float>, block_cast<F16, float>, block_cast<BF16, float>, block_cast<double, double>};
     return by_dtype[dtype]({x, y, mask, shape, block_size, format, tensor_scale, workspace, stream});

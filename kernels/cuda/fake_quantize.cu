@@ -418,7 +418,8 @@ detent_status detent_fake_quantize_dynamic_cuda(const void *x, void *y, uint8_t 
     if (status != DETENT_OK) return status;
     if (shape.groups > 0 && (min == nullptr || max == nullptr)) return DETENT_BAD_ARGUMENT;
     if (clip != nullptr && clip_count != 1 && clip_count != shape.groups) return DETENT_BAD_ARGUMENT;
-    if (workspace_bytes < needed || (needed > 0 && workspace == nullptr)) return DETENT_WORKSPACE_SMALL;
+    status = detent_check_workspace(workspace, workspace_bytes, needed);
+    if (status != DETENT_OK) return status;
 
     const int math = by_math(dtype, *encoding);
     const Destination to = range_of(clip, clip_count, *encoding, math, min, max);

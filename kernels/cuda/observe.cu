@@ -106,7 +106,8 @@ detent_status detent_observe_min_max_cuda(const void *x, void *min, void *max, i
     if ((elements > 0 && x == nullptr) ||
         (shape.groups > 0 && (min == nullptr || max == nullptr || ignored == nullptr)))
         return DETENT_BAD_ARGUMENT;
-    if (workspace_bytes < needed || (needed > 0 && workspace == nullptr)) return DETENT_WORKSPACE_SMALL;
+    status = detent_check_workspace(workspace, workspace_bytes, needed);
+    if (status != DETENT_OK) return status;
     const Destination to = {mode, min, max, ignored, momentum, {}, {}};
     return run_observe(x, dtype, shape, to, workspace, true, stream);
 }

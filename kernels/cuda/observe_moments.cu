@@ -103,7 +103,8 @@ detent_status detent_observe_moments_cuda(const void *x, void *min, void *max, i
     if (!detent_is_float(dtype)) return DETENT_BAD_DTYPE;
     const bool absent = min == nullptr || max == nullptr || ignored == nullptr || moments == nullptr;
     if ((elements > 0 && x == nullptr) || (shape.groups > 0 && absent)) return DETENT_BAD_ARGUMENT;
-    if (workspace_bytes < needed || (needed > 0 && workspace == nullptr)) return DETENT_WORKSPACE_SMALL;
+    status = detent_check_workspace(workspace, workspace_bytes, needed);
+    if (status != DETENT_OK) return status;
     static detent_status (*const by_dtype[])(const MomentsCall &) = {
         observe_moments<float, float>, observe_moments<F16, float>, observe_moments<BF16, float>,
         observe_moments<double, double>}; /* in the order of detent_dtype */
